@@ -1,0 +1,1 @@
+"""Onefold: every domain is one module, every entity one model, every request one transaction."""

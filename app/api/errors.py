@@ -1,0 +1,139 @@
+"""Every error, whoever raised it, as application/problem+json (RFC 9457) that repeats nothing of the request."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from app import errors
+from app.errors import AppError
+from app.logs import request_id
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    loc: list[str | int] = Field(description="Where: `body`, `query`, `path` or `header`, then the names below it")
+    msg: str = Field(description="What is wrong, for people")
+    type: str = Field(description="What is wrong, for programs")
+
+
+class Problem(BaseModel):
+    """Why a request was not carried out (RFC 9457)."""
+
+    type: str = Field(description="Always `about:blank`: `title` and `status` are those of HTTP")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="What happened, for people")
+    code: str = Field(description="What happened, for programs: stable")
+    instance: str = Field(description="The id of the request, as in `X-Request-ID` and in the logs")
+    errors: list[FieldError] | None = Field(default=None, description="Which fields are wrong, with status 422")
+
+
+def problem(
+    error: AppError | type[AppError], instance: str, fields: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    body = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "instance": instance,
+    }
+    return body | {"errors": fields} if fields else body
+
+
+class ProblemResponse(Response):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, error: AppError, headers: Mapping[str, str] | None = None) -> None:
+        body = problem(error, request_id.get() or "", getattr(error, "errors", None))
+        # ASCII, because the names of fields are the client's own and may be no valid Unicode.
+        super().__init__(json.dumps(body).encode("ascii"), error.status, {**error.headers, **(headers or {})})
+
+
+def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these errors."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        response = responses.setdefault(
+            kind.status,
+            {
+                "description": kind.title,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        instance = "019b76da-a800-7000-8000-000000000000"
+        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": problem(kind, instance)}
+    return responses
+
+
+def install(app: FastAPI) -> None:
+    """Have the app render every exception by the functions below."""
+    app.add_exception_handler(AppError, _app_error)  # type: ignore[arg-type]  # each is called with its own kind only
+    app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _validation_error)  # type: ignore[arg-type]
+
+
+async def _app_error(_request: Request, error: AppError) -> Response:
+    if error.status >= 500:
+        cause = error.__cause__
+        about = {"cause": type(cause).__name__, "sqlstate": getattr(getattr(cause, "orig", None), "sqlstate", None)}
+        logger.warning("%s: %s", error.code, error.detail, extra={"data": about if cause else {}})
+    return ProblemResponse(error)
+
+
+async def _http_exception(request: Request, error: HTTPException) -> Response:
+    """What FastAPI and Starlette raise themselves: no such route or method, and bodies that cannot be read."""
+    match error.status_code:
+        case 404:
+            return ProblemResponse(errors.NotFound())
+        case 405:
+            return ProblemResponse(errors.MethodNotAllowed(), {"Allow": ", ".join(_allowed(request))})
+        case 413:
+            return ProblemResponse(errors.ContentTooLarge())
+        case status if status < 500:
+            return ProblemResponse(errors.BadRequest("The request could not be read"))
+    raise error
+
+
+def _allowed(request: Request) -> list[str]:
+    scope = {**request.scope, "method": ""}
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+
+
+async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
+    found = error.errors()
+    if isinstance(error.body, bytes):  # left as it came, because it is not declared to be JSON
+        return ProblemResponse(errors.UnsupportedMediaType())
+    if found[0]["type"] == "json_invalid":
+        return ProblemResponse(errors.BadRequest("The body is not valid JSON"))
+    fields = [
+        {"loc": [_name(part) for part in each["loc"]], "msg": _message(each), "type": each["type"]} for each in found
+    ]
+    return ProblemResponse(errors.Invalid(*fields[:20]))
+
+
+def _name(part: str | int) -> str | int:
+    return part if isinstance(part, int) else part[:64]
+
+
+def _message(error: dict[str, Any]) -> str:
+    """pydantic's text, less the parser's remarks after a comma, which quote what was sent."""
+    text: str = error["msg"]
+    return text.partition(",")[0] if "error" in error.get("ctx", {}) or error["type"].endswith("parsing") else text

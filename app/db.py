@@ -1,0 +1,251 @@
+"""The database: units of work on SQLite or PostgreSQL, and what every table has in common."""
+
+import asyncio
+import itertools
+import random
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import asyncpg
+from sqlalchemy import Engine, MetaData, Table, UniqueConstraint, event, make_url
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Mapper, declared_attr
+from sqlalchemy.util import OrderedSet
+from sqlmodel import Field, Session, SQLModel, create_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+from uuid_utils.compat import uuid7
+
+from app.errors import AppError, Conflict, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT = 3.0
+"""Seconds for which a unit waits: for a connection, a lock or the answer to one statement."""
+TRIES = 3
+"""How often a unit is run that the database rolled back for reasons of its own."""
+
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Record(SQLModel, json_schema_serialization_defaults_required=True):
+    """The public face that every entity begins with. Its table adds `version: int`, which each UPDATE raises."""
+
+    id: uuid.UUID = Field(default_factory=uuid7, primary_key=True)
+    created_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now, sa_column_kwargs={"onupdate": now})
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # a declared_attr is given the class
+        table: Table = cls.__table__  # type: ignore[attr-defined]  # set before the mapper asks
+        return {"version_id_col": table.c.get("version")}
+
+
+@event.listens_for(Mapper, "mapper_configured")
+def _load_in_declared_order(mapper: Mapper[Any], _class: type) -> None:
+    # Rows are serialised in the order in which their attributes were loaded: from a set, another in each process.
+    mapper.__dict__["_prop_set"] = OrderedSet(mapper._props.values())
+
+
+CONSTRAINTS: dict[str, type[AppError]] = {}
+"""What to answer when a write breaks the constraint of this name: each domain enters its own."""
+
+
+class _ReadSession(Session):
+    def flush(self, objects: Any = None) -> None:  # noqa: ARG002  # as Session has it
+        if self.new or self.dirty or self.deleted:
+            raise RuntimeError("a read unit must not write: it would neither be atomic nor be undone")
+
+
+class Database:
+    """Runs units of work: plain functions that take a Session first and touch nothing else.
+
+    `read` is autocommit; a unit that needs one snapshot for several statements is a `write`. `write` commits before it
+    returns, so that what is answered is true. Rows come back complete and detached. A unit may be run again (after a
+    serialisation failure, a deadlock or a lost connection), up to TRIES times. Raises `Unavailable` when the database
+    cannot be reached or answers too late, what CONSTRAINTS says for a broken constraint, and what the unit raises.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self._engine = make_engine(url, pool_size=pool_size)
+        self.dialect: Literal["sqlite", "postgresql"] = (
+            "postgresql" if isinstance(self._engine, AsyncEngine) else "sqlite"
+        )
+        level = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {"onefold_read": True}
+        self._reader = self._engine.execution_options(**level)
+
+    async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(lambda session: work(session, *args, **kwargs), writes=False)
+
+    async def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def unit(session: Session) -> T:
+            result = work(session, *args, **kwargs)
+            session.flush()
+            try:
+                session.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise Unavailable("The connection was lost: whether the change was made is unknown") from error
+                raise
+            return result
+
+        return await self._run(unit, writes=True)
+
+    async def _run(self, unit: Callable[[Session], T], *, writes: bool) -> T:
+        deadline = time.monotonic() + TIMEOUT
+        for tries in itertools.count(1):
+            try:
+                return await self._attempt(unit, writes)
+            except IntegrityError as error:
+                raise (_broken(error) or error) from error
+            except (DBAPIError, OSError, PoolTimeout) as error:  # a TimeoutError is an OSError
+                match _trouble(error):
+                    case "again" if tries < TRIES:
+                        pass
+                    case "locked" if time.monotonic() < deadline:
+                        pass
+                    case None:
+                        raise
+                    case _:
+                        raise Unavailable from error
+            await asyncio.sleep(random.uniform(0.005, 0.03) * min(tries, 4))  # noqa: S311  # jitter
+        raise AssertionError  # for the type checker: the loop has no end
+
+    async def _attempt(self, unit: Callable[[Session], T], writes: bool) -> T:
+        engine = self._engine if writes else self._reader
+        kind = Session if writes else _ReadSession
+        if isinstance(engine, AsyncEngine):
+            async with AsyncSession(engine, sync_session_class=kind, expire_on_commit=False) as session:
+                return await session.run_sync(unit)  # type: ignore[arg-type]  # the session is one of ours
+        with kind(engine, expire_on_commit=False) as session:
+            return unit(session)
+
+    async def close(self) -> None:
+        if isinstance(self._engine, AsyncEngine):
+            await self._engine.dispose()
+        else:
+            self._engine.dispose()
+
+
+def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) -> Engine | AsyncEngine:
+    """An engine for a `sqlite:///`, `postgresql://` or `postgres://` URL, whose errors and logs hide all values."""
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite":
+        Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(
+            parsed,
+            hide_parameters=True,
+            connect_args={"isolation_level": None, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: connect_postgresql(parsed, limit=limit),
+        hide_parameters=True,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=TIMEOUT,
+    )
+
+
+async def connect_postgresql(url: URL, *, limit: float | None = TIMEOUT) -> asyncpg.Connection:
+    """A connection made by asyncpg itself, which reads URLs as libpq does: sslmode, several hosts, sockets.
+
+    The server bounds each statement and each wait for a lock by `limit` (seconds).
+    """
+    dsn = url.set(drivername="postgresql").difference_update_query(["channel_binding"])  # asyncpg has none
+    milliseconds = str(int((limit or 0) * 1000))  # 0 is none
+    return await asyncpg.connect(
+        dsn.render_as_string(hide_password=False),
+        timeout=TIMEOUT,
+        command_timeout=limit and limit + 1,  # for a server that does not even answer that it is late
+        server_settings={
+            "application_name": "onefold",
+            "statement_timeout": milliseconds,
+            "lock_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+        },
+    )
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in (
+        "busy_timeout = 5000",  # first: a change to WAL waits for other processes that start
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+        "busy_timeout = 20",  # the event loop waits no longer than this (ms): units try again, without blocking it
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if not connection.get_execution_options().get("onefold_read"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # a plain BEGIN fails at once when it comes to write
+
+
+def _trouble(error: Exception) -> Literal["again", "locked", "down"] | None:
+    """What a failed unit should do: be run again, wait for a lock, give up for now, or (None) report a defect."""
+    if not isinstance(error, DBAPIError):
+        return "down"  # asyncpg reports a refused connection as a bare OSError
+    if isinstance(error.orig, sqlite3.Error):
+        match getattr(error.orig, "sqlite_errorcode", 0) & 0xFF:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return "locked"
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+                return "down"
+        return None
+    sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
+    if sqlstate in ("40001", "40P01"):  # serialization_failure, deadlock_detected
+        return "again"
+    if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # it was cut
+        return "again"
+    # cannot_connect_now, query_canceled, lock_not_available, and the classes for lack of resources, for a
+    # login that failed and for a database that is not there
+    if sqlstate in ("57P03", "57014", "55P03") or sqlstate[:2] in ("53", "28", "3D"):
+        return "down"
+    return None
+
+
+def _broken(error: IntegrityError) -> AppError | None:
+    """The answer for the constraint that a write broke; None where no domain has one."""
+    cause = getattr(error.orig, "__cause__", None)
+    name = getattr(cause, "constraint_name", None)
+    foreign = getattr(cause, "sqlstate", None) == "23503"
+    if isinstance(error.orig, sqlite3.Error):
+        foreign = error.orig.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+        name = _sqlite_constraint(SQLModel.metadata, str(error.orig).partition(" failed: ")[2])
+    if name in CONSTRAINTS:
+        return CONSTRAINTS[name]()
+    return Conflict("What this refers to is no longer there") if foreign else None
+
+
+def _sqlite_constraint(metadata: MetaData, what: str) -> str | None:
+    """SQLite names a unique constraint by its columns ("users.email"), and everything else by its name."""
+    for table in metadata.tables.values():
+        uniques = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+        indexes = [index for index in table.indexes if index.unique]
+        for unique in (*uniques, *indexes):
+            if what == ", ".join(f"{table.name}.{column.name}" for column in unique.columns):
+                return str(unique.name)
+    return what or None

@@ -1,0 +1,111 @@
+"""What can go wrong, as data: each error carries the status, code and text it is answered with."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class AppError(Exception):
+    """An answer other than the one asked for. Subclasses fill in the class attributes.
+
+    `code` is part of the contract: clients branch on it, so it outlives renamed classes and reworded details.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal Server Error"
+    code: ClassVar[str] = "internal_error"
+    detail: str = "An unexpected error occurred"
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or self.detail
+        super().__init__(self.detail)
+
+
+class BadRequest(AppError):
+    status = 400
+    title = "Bad Request"
+    code = "bad_request"
+    detail = "Bad request"
+
+
+class Unauthorized(AppError):
+    """RFC 6750 section 3: names the scheme, and with a token that was refused also the error."""
+
+    status = 401
+    title = "Unauthorized"
+    code = "not_authenticated"
+    detail = "Not authenticated"
+    headers: ClassVar = {"WWW-Authenticate": "Bearer"}
+
+
+class InvalidToken(Unauthorized):
+    code = "invalid_token"
+    detail = "Could not validate credentials"
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+class Forbidden(AppError):
+    status = 403
+    title = "Forbidden"
+    code = "forbidden"
+    detail = "The user doesn't have enough privileges"
+
+
+class NotFound(AppError):
+    """Absent, or not yours: a caller cannot tell which."""
+
+    status = 404
+    title = "Not Found"
+    code = "not_found"
+    detail = "Resource not found"
+
+
+class Conflict(AppError):
+    status = 409
+    title = "Conflict"
+    code = "conflict"
+    detail = "The request conflicts with the present state"
+
+
+class MethodNotAllowed(AppError):
+    status = 405
+    title = "Method Not Allowed"
+    code = "method_not_allowed"
+    detail = "This resource has no such method"
+
+
+class ContentTooLarge(AppError):
+    status = 413
+    title = "Content Too Large"
+    code = "content_too_large"
+    detail = "The body is larger than this service takes"
+
+
+class UnsupportedMediaType(AppError):
+    status = 415
+    title = "Unsupported Media Type"
+    code = "unsupported_media_type"
+    detail = "The body is not of a type that this resource takes"
+
+
+class Invalid(AppError):
+    """Well-formed, but with fields that cannot be accepted; each has `loc` (its path), `msg` and `type`."""
+
+    status = 422
+    title = "Unprocessable Content"
+    code = "validation_error"
+    detail = "The request is not valid"
+
+    def __init__(self, *fields: dict[str, Any]) -> None:
+        super().__init__()
+        self.errors = list(fields)
+
+
+class Unavailable(AppError):
+    """Try again later: nothing was changed, unless `detail` says that this is unknown."""
+
+    status = 503
+    title = "Service Unavailable"
+    code = "unavailable"
+    detail = "The service is temporarily unavailable"
+    headers: ClassVar = {"Retry-After": "2"}

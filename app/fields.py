@@ -1,0 +1,104 @@
+"""The strings that a client may send: one type each, so that every place that takes one refuses the same."""
+
+import unicodedata
+import uuid
+from typing import Annotated, Any
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+# NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
+# the bidirectional ones make a name read as another; U+FFFD is what an undecodable %ff has become.
+_CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd"
+_LINE_BREAKS_AND_BIDI = r"\t\n\r\u2028\u2029\u202a-\u202e\u2066-\u2069"
+
+Text = Annotated[str, Field(pattern=f"^[^{_CONTROLS}]*$")]
+"""Text of several lines."""
+
+Line = Annotated[str, Field(pattern=f"^[^{_CONTROLS}{_LINE_BREAKS_AND_BIDI}]*$")]
+"""Text that is shown on one line, or put into a header."""
+
+
+def canonical_email(address: str) -> str:
+    """The one spelling of an address that is stored and looked up; raises ValueError for what is no address.
+
+    The local part is NFKC and case-folded (UAX 15, UAX 21); the domain is normalised by IDNA (RFC 5891).
+    """
+    local, _, domain = unicodedata.normalize("NFKC", address).rpartition("@")
+    folded = unicodedata.normalize("NFKC", local.casefold())
+    return validate_email(f"{folded}@{domain}", check_deliverability=False).normalized
+
+
+def _email(address: str) -> str:
+    try:
+        canonical = canonical_email(address)
+    except EmailNotValidError:  # its text quotes the address
+        canonical = ""
+    if not 0 < len(canonical) <= 254:
+        raise PydanticCustomError("email", "Input should be a valid email address")
+    return canonical
+
+
+Email = Annotated[
+    str,
+    Field(max_length=254, json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
+    AfterValidator(_email),
+]
+
+
+def normal_password(password: str) -> str:
+    """NFKC, so that a password matches however a keyboard composed it (NIST SP 800-63B section 3.1.1.2)."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def _bounded(least: int, most: int) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        password = normal_password(value.get_secret_value())
+        if not least <= len(password) <= most:
+            raise PydanticCustomError(
+                "password_length",
+                "Password should have {least} to {most} characters",
+                {"least": least, "most": most},
+            )
+        if any(unicodedata.category(character) == "Cc" for character in password):
+            raise PydanticCustomError("password_control", "Password should have no control characters")
+        return SecretStr(password)
+
+    return AfterValidator(check)
+
+
+def _password_schema(schema: dict[str, Any]) -> None:
+    schema.update(minLength=8, maxLength=128)
+
+
+# 1,024 bounds the work of normalising; the limit that counts is on what comes out of it.
+Password = Annotated[
+    SecretStr,
+    Field(max_length=1024, json_schema_extra=_password_schema, examples=["correct horse battery"]),
+    _bounded(8, 128),
+]
+"""A password to be set: 8 to 128 characters after NFKC."""
+
+GivenPassword = Annotated[SecretStr, Field(max_length=1024), _bounded(0, 128)]
+"""A password to be checked: whatever was once accepted as one."""
+
+
+def _canonical_uuid(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            if str(uuid.UUID(value)) == value.lower():
+                return value
+        except ValueError:
+            pass
+        raise PydanticCustomError("uuid_parsing", "Input should be a valid UUID")
+    return value
+
+
+Id = Annotated[uuid.UUID, BeforeValidator(_canonical_uuid)]
+"""A UUID in its one canonical form (RFC 9562 section 4): no braces, no `urn:uuid:`, no missing dashes."""
+
+
+def omittable(**constraints: Any) -> Any:
+    """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
+    return Field(default_factory=lambda: None, **constraints)

@@ -1,0 +1,73 @@
+"""Logs: one record, one line, with nothing in it that the sender of a request could have shaped."""
+
+import json
+import logging
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that is being answered, for every record made meanwhile."""
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, texts: bool) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        extra: dict[str, Any] = getattr(record, "data", {})
+        return {"message": record.getMessage(), **extra, "request_id": request_id.get()}
+
+    def trace(self, record: logging.LogRecord) -> str | None:
+        """Where exceptions came from. What they say quotes rows and requests, so it is logged only for debugging."""
+        error = record.exc_info[1] if record.exc_info else None
+        lines: list[str] = []
+        while error:
+            name = f"{type(error).__module__}.{type(error).__qualname__}"
+            if self._texts:
+                name += f": {error}"
+            lines[:0] = [*traceback.format_tb(error.__traceback__), f"{name}\n"]
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "".join(lines) or None
+
+
+class JsonFormatter(_Formatter):
+    """For machines: JSON in ASCII, in which every control character is escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **self.fields(record),
+        }
+        if trace := self.trace(record):
+            entry["trace"] = trace
+        return json.dumps({key: value for key, value in entry.items() if value is not None}, default=str)
+
+
+class LineFormatter(_Formatter):
+    """For people: one line, and below it, indented, where an exception came from."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = self.fields(record)
+        texts = [str(fields.pop("message")), *(f"{key}={value}" for key, value in fields.items() if value is not None)]
+        line = " ".join(text.encode("unicode_escape").decode() for text in texts)
+        trace = (self.trace(record) or "").encode("ascii", "backslashreplace").decode()
+        indented = "".join(f"\n    {part}" for part in trace.splitlines())
+        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<8} {line}{indented}"
+
+
+def configure(*, level: str, as_json: bool, debug: bool) -> None:
+    """Send all logging, that of uvicorn and SQLAlchemy included, through one handler to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(texts=debug) if as_json else LineFormatter(texts=debug))
+    logging.basicConfig(level=logging.DEBUG if debug else level.upper(), handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = name != "uvicorn.access"  # the access log is ours: it has no query strings in it
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO if debug else logging.WARNING)

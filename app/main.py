@@ -1,0 +1,116 @@
+"""The application: settings, database, middleware, handlers and routers put together."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.types import Receive, Scope, Send
+
+from app import logs, prestart
+from app.api import docs, errors, health, openapi, v1
+from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORSMiddleware, RequestMiddleware
+from app.config import Settings, get_settings
+from app.db import Database
+from app.security import Passwords
+
+TAGS = [
+    {"name": "auth", "description": "Exchange a password for a token"},
+    {"name": "users", "description": "Sign up, see and change yourself; superusers look after everybody"},
+    {"name": "items", "description": "What users keep here: each their own"},
+    {"name": "health", "description": "For load balancers and orchestrators"},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """An application of its own; nothing is opened before its lifespan begins."""
+    settings = settings or get_settings()
+    logs.configure(level=settings.log_level, as_json=settings.environment == "production", debug=settings.debug)
+    app = FastAPI(
+        title=settings.app_name,
+        description="Users, authentication and items. Authorize with your email and password, then try it out.",
+        version="0.1.0",
+        openapi_tags=TAGS,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=_function_name,
+    )
+    app.state.settings = settings
+    app.state.draining = False
+    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)  # the last one added is the outermost
+    app.add_middleware(ErrorMiddleware)
+    app.add_middleware(
+        ProblemCORSMiddleware,
+        allow_origins=settings.backend_cors_origins,
+        allow_credentials=True,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Location", "Retry-After", "X-Request-ID"],
+    )
+    app.add_middleware(RequestMiddleware)
+    errors.install(app)
+    app.include_router(health.router)
+    app.include_router(v1.router, prefix=settings.api_v1_prefix)
+    docs.install(app)
+    openapi.install(app, prefix=settings.api_v1_prefix)
+    app.state.templates = {route.endpoint: route.path for route in iter_route_contexts(app.routes)}
+    _ignore_trailing_slashes(app)
+    return app
+
+
+def _function_name(route: APIRoute) -> str:
+    return route.name
+
+
+def _ignore_trailing_slashes(app: FastAPI) -> None:
+    """Where no route matches, try the same path with the slash at its end added or removed, and never redirect."""
+    router, not_found = app.router, app.router.default
+
+    async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if scope["type"] != "http" or "onefold.respelled" in scope or path == "/":
+            await not_found(scope, receive, send)
+            return
+        scope["onefold.respelled"] = True
+        scope["path"] = path[:-1] if path.endswith("/") else path + "/"
+        await router.app(scope, receive, send)
+
+    router.default = other_spelling
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    if settings.environment == "development":
+        await prestart.first_run(settings)
+    app.state.database = Database(settings.database_url, pool_size=settings.database_pool_size)
+    app.state.passwords = Passwords()
+    if settings.drain_seconds:
+        _drain_before_stopping(app, settings.drain_seconds)
+    try:
+        yield
+    finally:
+        app.state.passwords.close()
+        await app.state.database.close()
+
+
+def _drain_before_stopping(app: FastAPI, seconds: float) -> None:
+    """On SIGTERM, first tell load balancers that this replica is going: the server closes its door at once."""
+    loop = asyncio.get_running_loop()
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def drain(signum: int, frame: FrameType | None) -> None:
+        app.state.draining = True
+        if callable(stop):
+            loop.call_soon_threadsafe(loop.call_later, seconds, stop, signum, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+app = create_app()

@@ -1,0 +1,117 @@
+"""What happens once before replicas serve: wait for the database, migrate it, make the first superuser.
+
+Any number of processes may run this at the same moment: one works, the others wait, and all succeed.
+"""
+
+import asyncio
+import fcntl
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from app import migrations, users
+from app.config import Settings, get_settings
+from app.db import Database, connect_postgresql
+from app.errors import Unavailable
+from app.security import Passwords
+from app.users import EmailTaken, UserCreate
+
+T = TypeVar("T")
+
+_LOCK = 0x6F6E65666F6C64  # "onefold", the key of the advisory lock
+
+
+async def prestart(settings: Settings) -> None:
+    """Wait, lock, migrate, seed. Ends the process (SystemExit) when the database stays out of reach."""
+    deadline = time.monotonic() + settings.prestart_timeout_seconds
+    async with _locked(settings.database_url, deadline):
+        await asyncio.to_thread(migrations.upgrade, settings.database_url)
+        await _seed(settings)
+
+
+async def first_run(settings: Settings) -> None:
+    """The same for a database that is still empty, so that in development the server can be started by itself."""
+    database = Database(settings.database_url)
+    try:
+        is_empty = await database.read(migrations.revision) is None
+    except Unavailable:
+        return
+    finally:
+        await database.close()
+    if is_empty:
+        await prestart(settings)
+
+
+@asynccontextmanager
+async def _locked(url: str, deadline: float) -> AsyncIterator[None]:
+    """Holds a lock that ends with its holder, however that ends. Polled: a statement that waits for an advisory
+    lock is itself waited for by CREATE INDEX CONCURRENTLY."""
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite":
+        path = Path(f"{parsed.database}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:  # noqa: ASYNC230  # nothing else runs here
+
+            async def flock() -> None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+            await _until(deadline, "another process to finish its migration", flock)
+            yield
+        return
+    connection = await _until(deadline, "the database", lambda: connect_postgresql(parsed, limit=None))
+    try:
+
+        async def lock() -> None:
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                raise BlockingIOError
+
+        await _until(deadline, "another process to finish its migration", lock)
+        yield
+    finally:
+        await connection.close()
+
+
+async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    told = False
+    while True:
+        try:
+            return await attempt()
+        except (OSError, asyncpg.PostgresError) as error:
+            reason = type(error).__name__  # its text may quote the URL
+            if time.monotonic() > deadline:
+                raise SystemExit(f"Gave up waiting for {what} ({reason})") from None
+        if not told:
+            print(f"Waiting for {what} ({reason})", flush=True)
+            told = True
+        await asyncio.sleep(0.2)
+
+
+async def _seed(settings: Settings) -> None:
+    """The first superuser, where there is none and settings name one."""
+    email, given = settings.first_superuser_email, settings.first_superuser_password
+    database = Database(settings.database_url)
+    try:
+        if email is None or await database.read(users.any_superuser):
+            return
+        if given is None and settings.environment == "production":
+            raise SystemExit("FIRST_SUPERUSER_PASSWORD: is required to make the first superuser")
+        password = given or SecretStr(secrets.token_urlsafe(15))
+        await users.sign_up(database, Passwords(slots=1), UserCreate(email=email, password=password), is_superuser=True)
+        print(f"Made the first superuser: {email}", flush=True)
+        if given is None:
+            print(f"Password, shown only this once: {password.get_secret_value()}", flush=True)
+    except EmailTaken:
+        print(f"{email} is an ordinary user and was not made a superuser", flush=True)
+    finally:
+        await database.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(prestart(get_settings()))

@@ -1,0 +1,145 @@
+"""Passwords and tokens: what is computed from a secret, without a database or a web server."""
+
+import asyncio
+import os
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal, TypeVar
+
+import jwt
+from pwdlib import PasswordHash
+from pwdlib.exceptions import UnknownHashError
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import BaseModel, Field, ValidationError
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from app.errors import InvalidToken, Unavailable
+
+T = TypeVar("T")
+
+# OWASP ASVS 5.0 appendix C: argon2id with t = 2, p = 1 and at least 19 MiB (given in KiB).
+_argon2id = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19_456, parallelism=1),))
+
+_COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words if len(word) >= 8)
+
+
+def weakness(password: str, *about: str) -> str | None:
+    """Why a password of acceptable length is still refused (NIST SP 800-63B section 3.1.1.2), or None.
+
+    `about` is what an attacker tries first: the owner's address and name. Nothing is asked of its characters.
+    """
+    folded = password.casefold()
+    if folded in _COMMON:
+        return "Password should not be among the most common ones"
+    names = {name.casefold() for text in about for name in (text, text.partition("@")[0])}
+    if folded in names:
+        return "Password should not be your own address or name"
+    return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a password was right and, where its hash is out of date, the one to store instead."""
+
+    right: bool
+    rehashed: str | None = None
+
+
+class Passwords:
+    """Argon2id off the event loop: `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
+
+    Beyond that `Unavailable` is raised at once, so that a flood of logins costs neither memory nor other requests.
+    """
+
+    def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32) -> None:
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2")
+        self._room = slots + queue
+        self._decoy = _argon2id.hash(secrets.token_urlsafe())
+
+    async def hash(self, password: str) -> str:
+        return await self._run(lambda: _argon2id.hash(password))
+
+    async def verify(self, password: str, hashed: str | None) -> Verdict:
+        """Takes as long for no hash (None), or one of unknown format, as for any other."""
+        return await self._run(lambda: self._verify(password, hashed))
+
+    def _verify(self, password: str, hashed: str | None) -> Verdict:
+        if hashed is not None:
+            try:
+                return Verdict(*_argon2id.verify_and_update(password, hashed))
+            except UnknownHashError:
+                pass
+        _argon2id.verify(password, self._decoy)
+        return Verdict(right=False)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if not self._room:
+            raise Unavailable("Too many logins at this moment")
+        self._room -= 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._room += 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+ISSUER = "onefold"
+LEEWAY = timedelta(seconds=10)
+"""How far the clocks of two replicas may be apart."""
+
+Purpose = Literal["access"]
+_Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799)]  # seconds, to the end of the year 9999
+
+
+class Claims(BaseModel):
+    """What a token says (RFC 7519 section 4.1); `typ` and `aud` both name its purpose."""
+
+    iss: str
+    aud: str
+    typ: str
+    sub: uuid.UUID
+    iat: _Instant
+    exp: _Instant
+
+
+def encode_token(purpose: Purpose, subject: uuid.UUID, lifetime: timedelta, *, key: str, algorithm: str) -> str:
+    """A signed token that serves one purpose, from now until `lifetime` has passed."""
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": purpose,
+        "typ": purpose,
+        "sub": str(subject),
+        "iat": now,
+        "exp": now + int(lifetime.total_seconds()),
+    }
+    return jwt.encode(claims, key, algorithm)
+
+
+def decode_token(token: str, purpose: Purpose, *, key: str, algorithm: str) -> Claims:
+    """The claims of a token that was signed here for this purpose and has not expired; else InvalidToken (RFC 8725)."""
+    if len(token) > 4096:
+        raise InvalidToken
+    try:
+        payload = jwt.decode(
+            token,
+            key,
+            [algorithm],
+            options={"require": list(Claims.model_fields), "strict_aud": True},
+            audience=purpose,
+            issuer=ISSUER,
+            leeway=LEEWAY,
+        )
+        claims = Claims.model_validate(payload)
+    except (jwt.PyJWTError, ValidationError):
+        raise InvalidToken from None
+    if claims.typ != purpose:
+        raise InvalidToken
+    return claims
