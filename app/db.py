@@ -243,9 +243,9 @@ def _broken(error: IntegrityError) -> AppError | None:
 def _sqlite_constraint(metadata: MetaData, what: str) -> str | None:
     """SQLite names a unique constraint by its columns ("users.email"), and everything else by its name."""
     for table in metadata.tables.values():
-        uniques = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
-        indexes = [index for index in table.indexes if index.unique]
-        for unique in (*uniques, *indexes):
-            if what == ", ".join(f"{table.name}.{column.name}" for column in unique.columns):
-                return str(unique.name)
+        uniques = [(each.name, each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)]
+        uniques += [(index.name, index.columns) for index in table.indexes if index.unique]
+        for name, columns in uniques:
+            if what == ", ".join(f"{table.name}.{column.name}" for column in columns):
+                return str(name)
     return what or None

@@ -1,0 +1,105 @@
+"""Items, as their owners, other users and superusers see them."""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import httpx2
+from sqlmodel import Session
+
+from app import items
+from app.items import ItemCreate
+from app.paging import Page
+from app.users import User
+from tests.service import Service
+
+Clients = Callable[[User], httpx2.Client]
+
+
+def test_an_item_is_created_read_changed_and_deleted(client_of: Clients, ada: User) -> None:
+    client = client_of(ada)
+    created = client.post("/api/v1/items/", json={"title": "Notes"})
+    assert created.status_code == 201
+    item = created.json()
+    assert list(item) == ["id", "created_at", "updated_at", "title", "description", "owner_id"]
+    assert (item["title"], item["description"], item["owner_id"]) == ("Notes", None, str(ada.id))
+
+    assert client.get(f"/api/v1/items/{item['id']}").json() == item
+    changed = client.patch(f"/api/v1/items/{item['id']}", json={"description": "On the engine"})
+    assert changed.status_code == 200
+    assert changed.json() == item | {"description": "On the engine", "updated_at": changed.json()["updated_at"]}
+    assert changed.json()["updated_at"] > item["updated_at"]
+
+    deleted = client.delete(f"/api/v1/items/{item['id']}")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert client.get(f"/api/v1/items/{item['id']}").status_code == 404
+
+
+def test_a_patch_that_changes_nothing_changes_nothing(client_of: Clients, service: Service, ada: User) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Notes"))
+    for body in ({}, {"title": "Notes"}):
+        answer = client_of(ada).patch(f"/api/v1/items/{item.id}", json=body)
+        assert answer.json() == item.model_dump(mode="json", exclude={"version"})
+    assert service.read(items.get, ada, item.id).version == 1
+
+
+def test_null_clears_what_may_be_empty_and_is_refused_elsewhere(
+    client_of: Clients, service: Service, ada: User
+) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Notes", description="Long"))
+    client = client_of(ada)
+    refused = client.patch(f"/api/v1/items/{item.id}", json={"title": None})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["body", "title"]
+    assert client.patch(f"/api/v1/items/{item.id}", json={"description": None}).json()["description"] is None
+
+
+def test_another_users_item_is_like_an_absent_one(client_of: Clients, service: Service, ada: User, bob: User) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Secret"))
+    client = client_of(bob)
+    for method, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
+        answers = [
+            client.request(method, f"/api/v1/items/{item_id}", json=body, headers={"X-Request-ID": "same"})
+            for item_id in (item.id, uuid4())
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        assert answers[0].content == answers[1].content
+        assert [(k, v) for k, v in answers[0].headers.items() if k != "date"] == [
+            (k, v) for k, v in answers[1].headers.items() if k != "date"
+        ]
+    assert service.read(items.get, ada, item.id).title == "Secret"
+
+
+def test_lists_hold_ones_own_and_all_for_a_superuser(
+    client_of: Clients, service: Service, ada: User, bob: User, root: User
+) -> None:
+    for owner, title in ((ada, "a"), (ada, "b"), (ada, "c"), (bob, "d")):
+        service.write(items.create, owner, ItemCreate(title=title))
+
+    def titles(user: User, **query: int) -> list[str]:
+        return [item["title"] for item in client_of(user).get("/api/v1/items/", params=query).json()]
+
+    assert titles(ada) == ["a", "b", "c"]
+    assert titles(bob) == ["d"]
+    assert titles(root) == ["a", "b", "c", "d"]
+    assert titles(ada, skip=1, limit=1) == ["b"]
+    assert titles(ada, skip=3) == []
+
+
+def test_a_superuser_changes_and_deletes_anyones_item(
+    client_of: Clients, service: Service, ada: User, root: User
+) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Notes"))
+    changed = client_of(root).patch(f"/api/v1/items/{item.id}", json={"title": "Edited"})
+    assert (changed.json()["title"], changed.json()["owner_id"]) == ("Edited", str(ada.id))
+    assert client_of(root).delete(f"/api/v1/items/{item.id}").status_code == 204
+
+
+def test_items_go_with_their_owner(client_of: Clients, service: Service, ada: User, root: User) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Notes"))
+    assert client_of(ada).delete("/api/v1/users/me").status_code == 204
+
+    def count(session: Session) -> int:
+        return len(items.page(session, root, Page()))
+
+    assert service.read(count) == 0
+    assert client_of(root).get(f"/api/v1/items/{item.id}").status_code == 404

@@ -1,0 +1,241 @@
+"""The cast and the stage: every test that asks for the service runs on SQLite and on PostgreSQL."""
+
+import asyncio
+import io
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+# Before the app is imported, which makes one from the environment.
+_folder = tempfile.TemporaryDirectory(prefix="onefold-tests-")
+os.environ |= {
+    "ENVIRONMENT": "development",
+    "DATABASE_URL": f"sqlite:///{_folder.name}/unused.db",
+    "SECRET_KEY": "0123456789abcdef" * 4,
+}
+
+import asyncpg  # noqa: E402
+import httpx2  # noqa: E402
+import pytest  # noqa: E402
+from sqlalchemy import text  # noqa: E402
+from sqlmodel import Session, SQLModel  # noqa: E402
+
+from app import logs, migrations, security  # noqa: E402
+from app.users import User  # noqa: E402
+from tests.postgres import Postgres, find_binaries  # noqa: E402
+from tests.service import KEY, Service, settings  # noqa: E402
+
+PASSWORD = "correct horse battery"
+HASHED = security._argon2id.hash(PASSWORD)
+
+NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
+_skipped: set[str] = set()
+
+
+def skip(reason: str) -> None:
+    """Skip what this machine cannot run, and say so at the end; in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    _skipped.add(reason)
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason in sorted(_skipped):
+        terminalreporter.write_line(f"NOT EVERYTHING WAS TESTED: {reason}", red=True, bold=True)
+
+
+def admin(url: str, statement: str) -> None:
+    """Run one statement on a PostgreSQL server, outside any transaction."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str | None]:
+    """The URL of a PostgreSQL server on which databases may be made, or None where there is none."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+    elif binaries := find_binaries():
+        server = Postgres(binaries)
+        try:
+            server.start()
+            yield server.url()
+        finally:
+            server.remove()
+    else:
+        yield None
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The database that a test runs on."""
+    name: str = request.param
+    if name == "postgresql" and request.getfixturevalue("postgresql_url") is None:
+        skip(NO_POSTGRESQL)
+    return name
+
+
+@pytest.fixture(scope="session")
+def make_database(postgresql_url: str | None) -> Iterator[Callable[[str], str]]:
+    """Makes new, empty databases and answers their URLs."""
+    made = []
+
+    def make(backend: str) -> str:
+        name = f"onefold_{uuid.uuid4().hex}"
+        if backend == "sqlite":
+            return f"sqlite:///{_folder.name}/{name}.db"
+        assert postgresql_url
+        admin(postgresql_url, f"CREATE DATABASE {name}")
+        made.append(name)
+        base, _, query = postgresql_url.partition("?")
+        return f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+
+    yield make
+    for name in made:
+        assert postgresql_url
+        admin(postgresql_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_url(backend: str, make_database: Callable[[str], str]) -> str:
+    """The URL of an empty database of this test's own."""
+    return make_database(backend)
+
+
+@pytest.fixture
+def migrated_url(empty_url: str) -> str:
+    """The URL of a database of this test's own, with the schema and no rows."""
+    migrations.upgrade(empty_url)
+    return empty_url
+
+
+@pytest.fixture(scope="session")
+def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str], Service]]:
+    running: dict[str, Service] = {}
+
+    def get(backend: str) -> Service:
+        if backend not in running:
+            url = make_database(backend)
+            migrations.upgrade(url)
+            running[backend] = Service(settings(database_url=url))
+        return running[backend]
+
+    yield get
+    for service in running.values():
+        service.stop()
+
+
+def _empty(session: Session) -> None:
+    for table in reversed(SQLModel.metadata.sorted_tables):
+        session.execute(text(f"DELETE FROM {table.name}"))
+
+
+@pytest.fixture
+def service(backend: str, _services: Callable[[str], Service]) -> Service:
+    """The running service, with an empty database."""
+    service = _services(backend)
+    service.write(_empty)
+    return service
+
+
+@pytest.fixture
+def serve(migrated_url: str) -> Iterator[Callable[..., Service]]:
+    """Starts further services, with other settings, on a database of their own."""
+    running = []
+
+    def start(**values: object) -> Service:
+        running.append(Service(settings(**{"database_url": migrated_url, **values})))
+        return running[-1]
+
+    yield start
+    for service in running:
+        service.stop()
+
+
+def add_user(service: Service, name: str, *, is_active: bool = True, is_superuser: bool = False) -> User:
+    """Somebody called `name`, with the address name@example.com and PASSWORD."""
+
+    def add(session: Session) -> User:
+        user = User(
+            email=f"{name}@example.com",
+            full_name=name.capitalize(),
+            hashed_password=HASHED,
+            is_active=is_active,
+            is_superuser=is_superuser,
+        )
+        session.add(user)
+        return user
+
+    return service.write(add)
+
+
+@pytest.fixture
+def ada(service: Service) -> User:
+    """An ordinary user."""
+    return add_user(service, "ada")
+
+
+@pytest.fixture
+def bob(service: Service) -> User:
+    """Another ordinary user."""
+    return add_user(service, "bob")
+
+
+@pytest.fixture
+def root(service: Service) -> User:
+    """A superuser."""
+    return add_user(service, "root", is_superuser=True)
+
+
+@pytest.fixture
+def ivan(service: Service) -> User:
+    """A user who was deactivated."""
+    return add_user(service, "ivan", is_active=False)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx2.Client]:
+    """Nobody: sends no token."""
+    with httpx2.Client(base_url=service.url) as client:
+        yield client
+
+
+def token_of(user: User) -> str:
+    return security.encode_token("access", user.id, timedelta(minutes=5), key=KEY, algorithm="HS256")
+
+
+@pytest.fixture
+def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
+    """`client_of(ada)` is Ada's client."""
+    clients = []
+
+    def make(user: User) -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {token_of(user)}"}
+        clients.append(httpx2.Client(base_url=service.url, headers=headers))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def log(service: Service) -> Iterator[io.StringIO]:  # noqa: ARG001  # starting the service configures logging anew
+    """What the service writes to its log in production."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonFormatter(texts=False))
+    logging.getLogger().addHandler(handler)
+    yield stream
+    logging.getLogger().removeHandler(handler)

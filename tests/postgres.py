@@ -1,0 +1,82 @@
+"""A throwaway PostgreSQL server, started from the installed binaries and gone with the tests."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_binaries() -> Path | None:
+    """The folder of the newest PostgreSQL server that is installed, or None."""
+    if path := shutil.which("postgres"):
+        return Path(path).resolve().parent
+    found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    newest = max(found, key=lambda binary: int(binary.parent.parent.name), default=None)
+    return newest.parent if newest else None
+
+
+class Postgres:
+    """One server on a free port of the loopback, run by an unprivileged user even when the tests are root's."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._folder = Path(tempfile.mkdtemp(prefix="onefold-postgres-"))
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
+            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        self.port = free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        options = ["-U", "onefold", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        command = [str(binaries / "initdb"), "-D", str(self._folder / "data"), *options]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", **self._as)
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://onefold@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._folder / "data", *options],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                **self._as,
+            )
+        deadline = time.monotonic() + 30
+        while subprocess.run([self._binaries / "pg_isready", "-q", "-d", self.url()], check=False).returncode:
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self._folder / "log").read_text())
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._server:
+            self._server.send_signal(signal.SIGINT)  # a fast shutdown: open transactions are rolled back
+            self._server.wait(30)
+            self._server = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)

@@ -1,0 +1,148 @@
+"""The service under test: in this process behind real HTTP, or as processes of its own."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+from sqlmodel import Session
+
+from app.config import Settings
+from app.db import Database
+from app.main import create_app
+from tests.postgres import free_port
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ROOT = Path(__file__).parent.parent
+KEY = "0123456789abcdef" * 4
+
+
+def settings(**values: Any) -> Settings:
+    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key."""
+    known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info"}
+    return Settings(**{"_env_file": None} | known | values)
+
+
+class Service:
+    """An app behind a uvicorn server in a thread of this process: real HTTP, whose inside a test can reach."""
+
+    def __init__(self, settings: Settings, app: FastAPI | None = None) -> None:
+        self.settings = settings
+        self.app = app or create_app(settings)
+        self.url = f"http://127.0.0.1:{free_port()}"
+        config = uvicorn.Config(self.app, port=int(self.url.rpartition(":")[2]), log_config=None, ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the service did not start: see the log")
+            time.sleep(0.005)
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self._server.serve()
+
+        asyncio.run(serve())
+
+    @property
+    def database(self) -> Database:
+        database: Database = self.app.state.database
+        return database
+
+    def run(self, coroutine: Any) -> Any:
+        """Run a coroutine where the service runs."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self.run(self.database.read(work, *args, **kwargs))
+        return result
+
+    def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self.run(self.database.write(work, *args, **kwargs))
+        return result
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+
+
+def environment(database_url: str, **values: str) -> dict[str, str]:
+    """The environment of a process that uses this database and nobody's settings but the test's."""
+    kept = {name: value for name, value in os.environ.items() if name not in _setting_names()}
+    return kept | {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1"} | values
+
+
+def _setting_names() -> set[str]:
+    return {name.upper() for name in Settings.model_fields}
+
+
+class Process:
+    """A real process of the service, whose output is kept in a file."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], output: Path, cwd: Path = ROOT) -> None:
+        self.output = output
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                command, env=env, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        """To the process and all that it started."""
+        os.killpg(self._process.pid, number)
+
+    def wait(self, seconds: float = 30) -> int:
+        return self._process.wait(seconds)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        if self.is_running:
+            self.signal(signal.SIGKILL)
+            self.wait()
+
+
+@contextmanager
+def serving(database_url: str, output: Path, *options: str, **values: str) -> Iterator[tuple[str, Process]]:
+    """`uvicorn app.main:app` as a real process: its URL, and the process."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), *options]
+    process = Process(command, environment(database_url, **values), output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_answered(f"{url}/health/live", process)
+        yield url, process
+    finally:
+        process.end()
+
+
+def wait_until_answered(url: str, process: Process, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            httpx2.get(url)
+        except httpx2.TransportError:
+            if not process.is_running or time.monotonic() > deadline:
+                raise AssertionError(process.text) from None
+            time.sleep(0.05)
+        else:
+            return
