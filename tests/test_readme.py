@@ -1,0 +1,87 @@
+"""The README tells the truth: its tour runs, its example works, its tables are complete."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from app.config import Settings
+from tests.service import ROOT, environment, serving
+
+README = (ROOT / "README.md").read_text()
+BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=env | {"PATH": BIN}, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_tour_runs_as_written(empty_url: str, tmp_path: Path) -> None:
+    (tour,) = blocks(section("A first tour"), "bash")
+    with serving(empty_url, tmp_path / "log") as (url, _):
+        script = tour.replace("http://127.0.0.1:8000", url)
+        out = run(["bash", "-euo", "pipefail", "-c", script], tmp_path, dict(os.environ))
+        assert '"email":"ada@example.com"' in out
+        assert '"title":"Notes","description":"On the engine"' in out
+        assert '"code": "validation_error"' in out
+        assert httpx2.get(f"{url}/docs").status_code == 200
+
+
+def test_the_example_entity_works_on_a_copy(backend: str, empty_url: str, postgresql_url: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".env"))
+    text = section("Add an entity")
+    paths = re.findall(r"`(\S+?\.py)`:\n\n```python", text)
+    sources = blocks(text, "python")
+    assert paths == ["app/notes.py", "app/api/v1/notes.py", "tests/api/test_notes.py"]
+    domains = sources.pop(2)
+    for path, source in zip(paths, sources, strict=True):
+        (copy / path).write_text(source)
+    listing = copy / "app/api/v1/__init__.py"
+    changed = listing.read_text().replace("import auth, items, users", "import auth, items, notes, users")
+    listing.write_text(re.sub(r"^DOMAINS = .*\n", domains, changed, flags=re.MULTILINE))
+
+    env = environment(empty_url)
+    (migration,) = blocks(text, "bash")
+    run(["bash", "-euo", "pipefail", "-c", migration], copy, env)
+    (written,) = (copy / "alembic/versions").glob("*_notes.py")
+    assert "ondelete='CASCADE'" in written.read_text()
+    run(["ruff", "check", *paths], copy, env)
+    run(["ruff", "format", "--check", *paths], copy, env)
+    tests = [sys.executable, "-m", "pytest", "-q", "tests/api/test_notes.py", "tests/test_architecture.py"]
+    server = {"TEST_DATABASE_URL": postgresql_url} if postgresql_url else {}
+    out = run([*tests, "-k", backend + " or architecture"], copy, env | server)
+    assert " passed" in out
+
+
+def test_the_settings_are_all_explained() -> None:
+    explained = re.findall(r"^\| `([A-Z0-9_]+)` \|", section("Settings"), re.MULTILINE)
+    assert sorted(explained) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("path", re.findall(r"^  ?(\w+\.py|\w+/)", section("Layout"), re.MULTILINE))
+def test_what_the_layout_names_is_there(path: str) -> None:
+    assert (ROOT / "app" / path).exists()
+
+
+def test_every_script_is_explained() -> None:
+    explained = re.findall(r"^\| `(\S+)` \|", (ROOT / "scripts/README.md").read_text(), re.MULTILINE)
+    scripts = [path.name for path in (ROOT / "scripts").iterdir() if path.name != "README.md"]
+    assert sorted(explained) == sorted(scripts)
