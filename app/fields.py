@@ -2,10 +2,11 @@
 
 import unicodedata
 import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 # NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
@@ -97,6 +98,17 @@ def _canonical_uuid(value: Any) -> Any:
 
 Id = Annotated[uuid.UUID, BeforeValidator(_canonical_uuid)]
 """A UUID in its one canonical form (RFC 9562 section 4): no braces, no `urn:uuid:`, no missing dashes."""
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("datetime_range", "Input should be a time of the years 1 to 9999") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+"""A time with its offset (RFC 3339), as UTC."""
 
 
 def omittable(**constraints: Any) -> Any:

@@ -1,16 +1,17 @@
 """Items: what users keep here."""
 
 import uuid
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from sqlalchemy import Index, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import users
+from app import paging, users
+from app.conditions import ANY, Conditions, etag
 from app.db import Record
 from app.errors import NotFound
 from app.fields import Line, Text, omittable
-from app.paging import Page
+from app.paging import Page, Position, Slice
 from app.users import User, UserPublic
 
 
@@ -34,9 +35,17 @@ class ItemPublic(ItemBase, Record):
 
 class Item(ItemPublic, table=True):
     __tablename__ = "items"
-    __table_args__ = (Index(None, "owner_id", "id"),)
+    __table_args__ = (
+        *(Index(None, "owner_id", key, "id") for key in ("created_at", "updated_at", "title")),
+        *(Index(None, key, "id") for key in ("created_at", "updated_at", "title")),
+    )
 
     version: int = 1
+
+
+class ItemPage(Page):
+    sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "title", "-title"] = "created_at"
+    q: Annotated[Line, Field(min_length=1, max_length=255, description="Only with this in the title")] | None = None
 
 
 class UserWithItems(UserPublic):
@@ -44,9 +53,12 @@ class UserWithItems(UserPublic):
 
 
 _BY_ID = select(Item).where(Item.id == bindparam("id"))
-_ALL = select(Item).order_by(col(Item.id)).offset(bindparam("skip")).limit(bindparam("limit"))
-_OWN = _ALL.where(Item.owner_id == bindparam("owner_id"))
-_NEWEST = select(Item).where(Item.owner_id == bindparam("owner_id")).order_by(col(Item.id).desc()).limit(100)
+_NEWEST = (
+    select(Item)
+    .where(Item.owner_id == bindparam("owner_id"))
+    .order_by(col(Item.created_at).desc(), col(Item.id).desc())
+    .limit(100)
+)
 
 
 def get(session: Session, caller: User, item_id: uuid.UUID, *, for_update: bool = False) -> Item:
@@ -58,11 +70,14 @@ def get(session: Session, caller: User, item_id: uuid.UUID, *, for_update: bool 
     return item
 
 
-def page(session: Session, caller: User, wanted: Page) -> Sequence[Item]:
-    """One's own items, all of them for a superuser, oldest first."""
-    if caller.is_superuser:
-        return session.exec(_ALL, params=wanted.model_dump()).all()
-    return session.exec(_OWN, params={"owner_id": caller.id, **wanted.model_dump()}).all()
+def page(session: Session, caller: User, wanted: ItemPage, after: Position | None = None) -> Slice[Item]:
+    """One's own items, all of them for a superuser."""
+    statement = select(Item)
+    if not caller.is_superuser:
+        statement = statement.where(Item.owner_id == caller.id)
+    if wanted.q:
+        statement = statement.where(col(Item.title).icontains(wanted.q, autoescape=True))
+    return paging.take(session, statement, wanted, after)
 
 
 def create(session: Session, owner: User, new: ItemCreate) -> Item:
@@ -72,21 +87,34 @@ def create(session: Session, owner: User, new: ItemCreate) -> Item:
     return item
 
 
-def update(session: Session, caller: User, item_id: uuid.UUID, changes: ItemUpdate) -> Item:
+def update(
+    session: Session, caller: User, item_id: uuid.UUID, changes: ItemUpdate, conditions: Conditions = ANY
+) -> Item:
     item = get(session, caller, item_id, for_update=True)
+    conditions.check(etag(item))
     item.sqlmodel_update(changes.model_dump(exclude_unset=True))
     session.flush()
     return item
 
 
-def delete(session: Session, caller: User, item_id: uuid.UUID) -> None:
-    session.delete(get(session, caller, item_id, for_update=True))
+def delete(session: Session, caller: User, item_id: uuid.UUID, conditions: Conditions = ANY) -> None:
+    item = get(session, caller, item_id, for_update=True)
+    conditions.check(etag(item))
+    session.delete(item)
 
 
 def owner(session: Session, caller: User, user_id: uuid.UUID) -> UserWithItems:
     """A user with their newest 100 items, newest first: yourself, anyone for a superuser; else NotFound."""
     if not (caller.is_superuser or caller.id == user_id):
         raise NotFound
-    user = users.get(session, user_id)
-    newest = session.exec(_NEWEST, params={"owner_id": user_id}).all()
+    return with_items(session, users.get(session, user_id))
+
+
+def with_items(session: Session, user: User) -> UserWithItems:
+    newest = session.exec(_NEWEST, params={"owner_id": user.id}).all()
     return UserWithItems.model_validate(user, update={"items": newest})
+
+
+def without_items(user: User) -> UserWithItems:
+    """A user who is new."""
+    return UserWithItems.model_validate(user, update={"items": []})

@@ -1,6 +1,9 @@
 """Passwords and tokens: what is computed from a secret, without a database or a web server."""
 
 import asyncio
+import base64
+import hmac
+import json
 import os
 import secrets
 import time
@@ -88,6 +91,25 @@ class Passwords:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def seal(text: str, context: str, *, key: str) -> str:
+    """Text that its receiver can hand back and not change, good in one context only (HMAC-SHA-256, 128 bits)."""
+    return base64.urlsafe_b64encode(_mac(text, context, key) + text.encode()).decode().rstrip("=")
+
+
+def unseal(sealed: str, context: str, *, key: str) -> str | None:
+    """The text that was sealed with this key for this context; None for anything else."""
+    try:
+        raw = base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
+        text = raw[16:].decode()
+    except ValueError:
+        return None
+    return text if hmac.compare_digest(raw[:16], _mac(text, context, key)) else None
+
+
+def _mac(text: str, context: str, key: str) -> bytes:
+    return hmac.digest(key.encode(), json.dumps(["seal", context, text]).encode(), "sha256")[:16]
 
 
 ISSUER = "onefold"

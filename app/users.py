@@ -1,17 +1,18 @@
 """Users: who they are, and what they may."""
 
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import SecretStr
-from sqlalchemy import UniqueConstraint, bindparam
+from sqlalchemy import Index, UniqueConstraint, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from app import paging
 from app.db import CONSTRAINTS, Database, Record
 from app.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from app.fields import Email, GivenPassword, Line, Password, omittable
-from app.paging import Page
+from app.paging import Page, Position, Slice
 from app.security import Passwords, weakness
 
 
@@ -63,6 +64,12 @@ class UserUpdate(SQLModel, extra="forbid"):
     is_superuser: bool = omittable()
 
 
+class UserPage(Page):
+    sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "email", "-email"] = "created_at"
+    is_active: Annotated[bool, Field(description="Only active users, or only inactive ones")] | None = None
+    email: Annotated[Email, Field(description="Only the user of this address")] | None = None
+
+
 class UserPublic(UserBase, Record):
     is_active: bool = True
     is_superuser: bool = False
@@ -70,7 +77,10 @@ class UserPublic(UserBase, Record):
 
 class User(UserPublic, table=True):
     __tablename__ = "users"
-    __table_args__ = (UniqueConstraint("email"),)
+    __table_args__ = (
+        UniqueConstraint("email"),
+        *(Index(None, key, "id") for key in ("created_at", "updated_at", "email")),
+    )
 
     hashed_password: str = Field(max_length=255, repr=False)
     version: int = 1
@@ -78,9 +88,11 @@ class User(UserPublic, table=True):
 
 CONSTRAINTS["uq_users_email"] = EmailTaken
 
+Check = Callable[[Session, User], None]
+"""Refuses a change of a user in this state, by raising."""
+
 _BY_ID = select(User).where(User.id == bindparam("id"))
 _BY_EMAIL = select(User).where(User.email == bindparam("email"))
-_PAGE = select(User).order_by(col(User.id)).offset(bindparam("skip")).limit(bindparam("limit"))
 _ACTIVE_SUPERUSERS = (
     select(User.id).where(col(User.is_superuser), col(User.is_active)).order_by(col(User.id)).with_for_update()
 )
@@ -107,9 +119,13 @@ def get(session: Session, user_id: uuid.UUID) -> User:
     return user
 
 
-def page(session: Session, wanted: Page) -> Sequence[User]:
-    """All users, oldest first."""
-    return session.exec(_PAGE, params=wanted.model_dump()).all()
+def page(session: Session, wanted: UserPage, after: Position | None = None) -> Slice[User]:
+    statement = select(User)
+    if wanted.is_active is not None:
+        statement = statement.where(User.is_active == wanted.is_active)
+    if wanted.email:
+        statement = statement.where(User.email == wanted.email)
+    return paging.take(session, statement, wanted, after)
 
 
 def create(session: Session, new: UserCreate, hashed_password: str, *, is_superuser: bool = False) -> User:
@@ -119,11 +135,18 @@ def create(session: Session, new: UserCreate, hashed_password: str, *, is_superu
     return user
 
 
-def change(session: Session, user_id: uuid.UUID, changes: dict[str, Any], *, seen_hash: str | None = None) -> User:
+def change(
+    session: Session,
+    user_id: uuid.UUID,
+    changes: dict[str, Any],
+    *,
+    check: Check | None = None,
+    seen_hash: str | None = None,
+) -> User:
     """Change columns of a user. Where `seen_hash` is what a password was checked against, it must still be theirs."""
     if changes.get("is_active") is False or changes.get("is_superuser") is False:
         _keep_a_superuser(session, user_id)
-    user = _get_for_update(session, user_id)
+    user = _get_for_update(session, user_id, check)
     if seen_hash and user.hashed_password != seen_hash:
         raise IncorrectPassword
     user.sqlmodel_update(changes)
@@ -131,9 +154,9 @@ def change(session: Session, user_id: uuid.UUID, changes: dict[str, Any], *, see
     return user
 
 
-def delete(session: Session, user_id: uuid.UUID) -> None:
+def delete(session: Session, user_id: uuid.UUID, check: Check | None = None) -> None:
     _keep_a_superuser(session, user_id)
-    session.delete(_get_for_update(session, user_id))
+    session.delete(_get_for_update(session, user_id, check))
 
 
 def rehash(session: Session, user_id: uuid.UUID, *, old: str, new: str) -> None:
@@ -148,29 +171,39 @@ async def sign_up(db: Database, passwords: Passwords, new: UserCreate, *, is_sup
     return await db.write(create, new, hashed, is_superuser=is_superuser)
 
 
-async def update(db: Database, passwords: Passwords, user_id: uuid.UUID, changes: UserUpdate) -> User:
-    return await _update(db, passwords, await db.read(get, user_id), changes.model_dump(exclude_unset=True))
+async def update(
+    db: Database, passwords: Passwords, user_id: uuid.UUID, changes: UserUpdate, check: Check | None = None
+) -> User:
+    return await _update(db, passwords, await db.read(get, user_id), changes.model_dump(exclude_unset=True), check)
 
 
-async def update_me(db: Database, passwords: Passwords, me: User, changes: UserUpdateMe) -> User:
+async def update_me(
+    db: Database, passwords: Passwords, me: User, changes: UserUpdateMe, check: Check | None = None
+) -> User:
     values = changes.model_dump(exclude_unset=True)
     current = values.pop("current_password", None)
     if "password" not in values and values.get("email", me.email) == me.email:
-        return await _update(db, passwords, me, values)
+        return await _update(db, passwords, me, values, check)
     if current is None:
         raise _invalid("current_password", "Field required to change email or password", "missing")
     if not (await passwords.verify(current.get_secret_value(), me.hashed_password)).right:
         raise IncorrectPassword
-    return await _update(db, passwords, me, values, seen_hash=me.hashed_password)
+    return await _update(db, passwords, me, values, check, seen_hash=me.hashed_password)
 
 
 async def _update(
-    db: Database, passwords: Passwords, user: User, values: dict[str, Any], *, seen_hash: str | None = None
+    db: Database,
+    passwords: Passwords,
+    user: User,
+    values: dict[str, Any],
+    check: Check | None,
+    *,
+    seen_hash: str | None = None,
 ) -> User:
     if password := values.pop("password", None):
         about = {"email": user.email, "full_name": user.full_name} | values
         values["hashed_password"] = await _hash(passwords, password, about["email"], about["full_name"])
-    return await db.write(change, user.id, values, seen_hash=seen_hash)
+    return await db.write(change, user.id, values, check=check, seen_hash=seen_hash)
 
 
 def _invalid(field: str, msg: str, type_: str) -> Invalid:
@@ -183,10 +216,12 @@ async def _hash(passwords: Passwords, password: SecretStr, email: str, full_name
     return await passwords.hash(password.get_secret_value())
 
 
-def _get_for_update(session: Session, user_id: uuid.UUID) -> User:
+def _get_for_update(session: Session, user_id: uuid.UUID, check: Check | None) -> User:
     user = find(session, user_id, for_update=True)
     if user is None:
         raise NotFound
+    if check:
+        check(session, user)
     return user
 
 

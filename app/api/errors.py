@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from app import errors
+from app.conditions import NotModified
 from app.errors import AppError
 from app.logs import request_id
 
@@ -82,6 +83,7 @@ def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Have the app render every exception by the functions below."""
     app.add_exception_handler(AppError, _app_error)  # type: ignore[arg-type]  # each is called with its own kind only
+    app.add_exception_handler(NotModified, _not_modified)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _validation_error)  # type: ignore[arg-type]
 
@@ -92,6 +94,10 @@ async def _app_error(_request: Request, error: AppError) -> Response:
         about = {"cause": type(cause).__name__, "sqlstate": getattr(getattr(cause, "orig", None), "sqlstate", None)}
         logger.warning("%s: %s", error.code, error.detail, extra={"data": about if cause else {}})
     return ProblemResponse(error)
+
+
+async def _not_modified(_request: Request, state: NotModified) -> Response:
+    return Response(status_code=304, headers={"ETag": state.tag})
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from app import errors
 from app.api.errors import Problem, problems
 from app.auth import InactiveUser
+from app.conditions import PreconditionFailed
 
 _ALWAYS = (errors.AppError, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType)
@@ -35,8 +36,9 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     )
     components = document["components"]
     for path in document["paths"].values():
-        for operation in path.values():
+        for method, operation in path.items():
             _add_problems(operation)
+            _add_headers(method, operation)
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -55,8 +57,43 @@ def _add_problems(operation: dict[str, Any]) -> None:
         kinds += _WITH_TOKEN
     if responses.pop("422", None):
         kinds.append(errors.Invalid)
+    if _takes(operation, "if-match"):
+        kinds.append(PreconditionFailed)
     for status, response in problems(*kinds).items():
         known = responses.setdefault(str(status), response)
         for media_type, content in response["content"].items():
             known["content"][media_type]["examples"] |= content["examples"]
     operation["responses"] = dict(sorted(responses.items()))
+
+
+_HEADERS = {
+    "ETag": "The entity tag of the resource, for `If-Match` and `If-None-Match`",
+    "Link": "The `next` page, if there is one, and the `first` (RFC 8288)",
+    "Location": "Where the new resource is",
+    "Retry-After": "Seconds after which to try again",
+    "WWW-Authenticate": "How to authenticate",
+    "X-Total-Count": "The number of all rows, if `count` asks for it",
+}
+
+
+def _add_headers(method: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    named = {"201": ["Location", "ETag"], "401": ["WWW-Authenticate"], "503": ["Retry-After"]}
+    if _takes(operation, "if-match"):
+        named["200"] = ["ETag"]
+    if _takes(operation, "cursor"):
+        named["200"] = ["Link", "X-Total-Count"]
+    for status, names in named.items():
+        if status in responses:
+            responses[status]["headers"] = {
+                name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in names
+            }
+    if method == "get" and _takes(operation, "if-none-match"):
+        responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}
+    if method == "patch":
+        content = operation["requestBody"]["content"]
+        content["application/merge-patch+json"] = content["application/json"]  # RFC 7396
+
+
+def _takes(operation: dict[str, Any], parameter: str) -> bool:
+    return any(each["name"] == parameter for each in operation.get("parameters", ()))

@@ -7,8 +7,7 @@ import httpx2
 from sqlmodel import Session
 
 from app import items
-from app.items import ItemCreate
-from app.paging import Page
+from app.items import ItemCreate, ItemPage
 from app.users import User
 from tests.service import Service
 
@@ -99,7 +98,7 @@ def test_items_go_with_their_owner(client_of: Clients, service: Service, ada: Us
     assert client_of(ada).delete("/api/v1/users/me").status_code == 204
 
     def count(session: Session) -> int:
-        return len(items.page(session, root, Page()))
+        return len(items.page(session, root, ItemPage()).rows)
 
     assert service.read(count) == 0
     assert client_of(root).get(f"/api/v1/items/{item.id}").status_code == 404

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query, status
 from app import items, users
 from app.api.deps import CurrentUser, Db, DirectoryReader, PasswordService, SignUp, Superuser
 from app.api.errors import problems
+from app.api.resources import Created, OneResource, Pages
 from app.errors import Forbidden, NotFound
 from app.fields import Id
 from app.items import UserWithItems
-from app.paging import Page
 from app.users import (
     EmailTaken,
     IncorrectPassword,
@@ -19,6 +19,7 @@ from app.users import (
     SignupClosed,
     User,
     UserCreate,
+    UserPage,
     UserPublic,
     UserUpdate,
     UserUpdateMe,
@@ -28,9 +29,9 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
-async def list_users(db: Db, _: DirectoryReader, page: Annotated[Page, Query()]) -> Sequence[User]:
-    """List all users, oldest first: the directory may be open to superusers only."""
-    return await db.read(users.page, page)
+async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[User]:
+    """List all users, oldest first unless sorted otherwise: the directory may be open to superusers only."""
+    return await pages.of(wanted, users.page)
 
 
 @router.post(
@@ -40,46 +41,52 @@ async def list_users(db: Db, _: DirectoryReader, page: Annotated[Page, Query()])
     dependencies=[SignUp],
     responses=problems(EmailTaken, SignupClosed),
 )
-async def create_user(db: Db, passwords: PasswordService, new: UserCreate) -> User:
+async def create_user(db: Db, passwords: PasswordService, created: Created, new: UserCreate) -> User:
     """Sign up. Where sign-up is closed, a superuser adds users here."""
-    return await users.sign_up(db, passwords, new)
+    user = await users.sign_up(db, passwords, new)
+    return created(user, shown_as=items.without_items(user))
 
 
 @router.get("/me", response_model=UserPublic)
-async def read_me(user: CurrentUser) -> User:
+async def read_me(user: CurrentUser, resource: OneResource) -> User:
     """Read yourself."""
-    return user
+    return resource.show(user)
 
 
 @router.patch("/me", response_model=UserPublic, responses=problems(EmailTaken, IncorrectPassword))
-async def update_me(db: Db, passwords: PasswordService, user: CurrentUser, changes: UserUpdateMe) -> User:
-    """Change yourself; a new email or password needs your current password."""
-    return await users.update_me(db, passwords, user, changes)
+async def update_me(
+    db: Db, passwords: PasswordService, user: CurrentUser, resource: OneResource, changes: UserUpdateMe
+) -> User:
+    """Change yourself (JSON merge patch); a new email or password needs your current password."""
+    return resource.show(await users.update_me(db, passwords, user, changes, resource.check))
 
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser))
-async def delete_me(db: Db, user: CurrentUser) -> None:
+async def delete_me(db: Db, user: CurrentUser, resource: OneResource) -> None:
     """Delete yourself and all that is yours."""
-    await db.write(users.delete, user.id)
+    await db.write(users.delete, user.id, resource.check)
 
 
 @router.get("/{user_id}", responses=problems(NotFound))
-async def read_user(db: Db, user: CurrentUser, user_id: Id) -> UserWithItems:
+async def read_user(db: Db, user: CurrentUser, resource: OneResource, user_id: Id) -> UserWithItems:
     """Read a user with their newest 100 items: yourself, or anyone as a superuser."""
-    return await db.read(items.owner, user, user_id)
+    return resource.show(await db.read(items.owner, user, user_id))
 
 
-@router.patch(
-    "/{user_id}", response_model=UserPublic, responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser)
-)
-async def update_user(db: Db, passwords: PasswordService, _: Superuser, user_id: Id, changes: UserUpdate) -> User:
-    """Change any user, as a superuser."""
-    return await users.update(db, passwords, user_id, changes)
+@router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser))
+async def update_user(
+    db: Db, passwords: PasswordService, user: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
+) -> UserWithItems:
+    """Change any user, as a superuser (JSON merge patch)."""
+    await users.update(db, passwords, user_id, changes, resource.check_as(items.with_items))
+    return resource.show(await db.read(items.owner, user, user_id))
 
 
 @router.delete(
-    "/{user_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(Forbidden, NotFound, LastSuperuser)
+    "/{user_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems(Forbidden, NotFound, LastSuperuser),
 )
-async def delete_user(db: Db, _: Superuser, user_id: Id) -> None:
+async def delete_user(db: Db, _: Superuser, resource: OneResource, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await db.write(users.delete, user_id)
+    await db.write(users.delete, user_id, resource.check_as(items.with_items))

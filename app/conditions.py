@@ -1,0 +1,71 @@
+"""Conditional requests (RFC 9110 section 13): on the state of one resource, by its entity tag."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from app.errors import AppError
+
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+class PreconditionFailed(AppError):
+    status = 412
+    title = "Precondition Failed"
+    code = "precondition_failed"
+    detail = "The resource is not in the state that the request asks for: read it again"
+
+
+class NotModified(Exception):
+    """The client has this state already: an answer, and no error."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tag)
+        self.tag = tag
+
+
+def etag(resource: BaseModel) -> str:
+    """The strong entity tag of a resource: a row's version, and of what is put together from rows a digest."""
+    version = getattr(resource, "version", None)
+    if version is None:
+        version = hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:32]
+    return f'"{version}"'
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a request says in `If-Match` and `If-None-Match`; None where it says nothing."""
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+    def check(self, current: str) -> None:
+        """Refuse a change (PreconditionFailed) that does not know the current tag, before it is made."""
+        self._check_match(current)
+        if self._seen(current):
+            raise PreconditionFailed
+
+    def check_read(self, current: str) -> None:
+        """Refuse to show what the client has already (NotModified), or another state than it asks for."""
+        self._check_match(current)
+        if self._seen(current):
+            raise NotModified(current)
+
+    def _check_match(self, current: str) -> None:
+        if self.if_match is not None and not _names(self.if_match, current, weak=False):
+            raise PreconditionFailed
+
+    def _seen(self, current: str) -> bool:
+        return self.if_none_match is not None and _names(self.if_none_match, current, weak=True)
+
+
+ANY = Conditions()
+
+
+def _names(header: str, current: str, *, weak: bool) -> bool:
+    """Whether `*` or a list of tags names the current one; weak tags only count where a weak comparison does."""
+    if header.strip() == "*":
+        return True
+    return any(tag == current and (weak or not prefix) for prefix, tag in _TAG.findall(header))

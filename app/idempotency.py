@@ -1,0 +1,75 @@
+"""Idempotency keys: a POST that is sent again is answered again, and done once."""
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import JSON, delete, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from app.db import now
+from app.errors import AppError
+
+LIFETIME = timedelta(hours=24)
+
+
+class IdempotencyKeyReused(AppError):
+    status = 422
+    title = "Unprocessable Content"
+    code = "idempotency_key_reused"
+    detail = "This Idempotency-Key was used for another request"
+
+
+class Answer(SQLModel):
+    """An answer, as it was first given."""
+
+    status: int
+    headers: dict[str, str] = Field(sa_type=JSON)
+    body: bytes
+
+
+class IdempotencyKey(Answer, table=True):
+    __tablename__ = "idempotency_keys"
+
+    user_id: uuid.UUID = Field(primary_key=True, foreign_key="users.id", ondelete="CASCADE")
+    key: str = Field(primary_key=True, max_length=255)
+    fingerprint: str = Field(max_length=64)
+    created_at: datetime = Field(index=True)
+
+
+def once(
+    session: Session, user_id: uuid.UUID, key: str, fingerprint: str, answer: Callable[[Session], Answer]
+) -> Answer:
+    """The answer to a user's request under this key: made now, or as it was made up to LIFETIME ago.
+
+    The key is written in the transaction of the work itself: both are there, or neither. Of several at once the
+    others wait for the first. Raises IdempotencyKeyReused when the key belongs to a request of another fingerprint.
+    """
+    this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    too_old = col(IdempotencyKey.created_at) < now() - LIFETIME
+    session.execute(delete(IdempotencyKey).where(*this, too_old))  # type: ignore[arg-type]  # SQLModel types columns as values
+    _sweep(session)
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {"user_id": user_id, "key": key, "fingerprint": fingerprint, "created_at": now()}
+    claim = insert(IdempotencyKey).values(**values, status=0, headers={}, body=b"").on_conflict_do_nothing()
+    claimed = session.execute(claim).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult
+    row = session.exec(select(IdempotencyKey).where(*this)).one()
+    if not claimed:
+        if row.fingerprint != fingerprint:
+            raise IdempotencyKeyReused
+        return row
+    row.sqlmodel_update(answer(session).model_dump())
+    return row
+
+
+def _sweep(session: Session) -> None:
+    """Remove some expired keys of anybody: every new key removes more than it adds."""
+    primary_key = tuple_(col(IdempotencyKey.user_id), col(IdempotencyKey.key))
+    expired = (
+        select(IdempotencyKey.user_id, IdempotencyKey.key)
+        .where(col(IdempotencyKey.created_at) < now() - LIFETIME)
+        .limit(10)
+        .with_for_update(skip_locked=True)
+    )
+    session.execute(delete(IdempotencyKey).where(primary_key.in_(expired)))
