@@ -197,6 +197,11 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "busy_timeout = 20",  # the event loop waits no longer than this (ms): units try again, without blocking it
     ):
         connection.execute(f"PRAGMA {pragma}")
+    connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows ASCII only
+
+
+def _lower(text: str | None) -> str | None:
+    return text and text.lower()
 
 
 def _begin_sqlite(connection: Connection) -> None:

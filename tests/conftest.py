@@ -231,7 +231,7 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
 
 
 @pytest.fixture
-def log(service: Service) -> Iterator[io.StringIO]:  # noqa: ARG001  # starting the service configures logging anew
+def log(service: Service) -> Iterator[io.StringIO]:  # starting the service configures logging anew
     """What the service writes to its log in production."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)

@@ -41,7 +41,7 @@ class Postgres:
             self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         self.port = free_port()
         self._server: subprocess.Popen[bytes] | None = None
-        options = ["-U", "onefold", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        options = ["-U", "onefold", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         command = [str(binaries / "initdb"), "-D", str(self._folder / "data"), *options]
         subprocess.run(command, check=True, capture_output=True, cwd="/", **self._as)
 
