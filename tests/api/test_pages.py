@@ -250,7 +250,7 @@ def test_a_deep_page_is_read_from_its_index_alone(
 
     service.write(fill)
     service.run(_analyze(service))
-    after = (START if sort.endswith("_at") else "0.5", uuid.uuid4())
+    after = (START + timedelta(seconds=1500) if sort.endswith("_at") else "0.5", uuid.uuid4())
     plans: list[str] = []
 
     def explain(session: Session) -> None:
