@@ -40,7 +40,11 @@ def test_the_tour_runs_as_written(empty_url: str, tmp_path: Path) -> None:
         out = run(["bash", "-euo", "pipefail", "-c", script], tmp_path, dict(os.environ))
         assert '"email":"ada@example.com"' in out
         assert '"title":"Notes","description":"On the engine"' in out
+        assert '"code": "precondition_failed"' in out
         assert '"code": "validation_error"' in out
+        once = re.findall(r'{"id":"([^"]+)"[^{]*"title":"Once"', out)
+        assert len(once) == 2
+        assert once[0] == once[1]
         assert httpx2.get(f"{url}/docs").status_code == 200
 
 
@@ -48,7 +52,7 @@ def test_the_example_entity_works_on_a_copy(backend: str, empty_url: str, postgr
     copy = tmp_path / "copy"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".env"))
     text = section("Add an entity")
-    paths = re.findall(r"`(\S+?\.py)`:\n\n```python", text)
+    paths = re.findall(r"`(\S+?\.py)`:.*\n\n```python", text)
     sources = blocks(text, "python")
     assert paths == ["app/notes.py", "app/api/v1/notes.py", "tests/api/test_notes.py"]
     domains = sources.pop(2)

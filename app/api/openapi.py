@@ -9,6 +9,7 @@ from app import errors
 from app.api.errors import Problem, problems
 from app.auth import InactiveUser
 from app.conditions import PreconditionFailed
+from app.idempotency import IdempotencyKeyReused
 
 _ALWAYS = (errors.AppError, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType)
@@ -59,6 +60,8 @@ def _add_problems(operation: dict[str, Any]) -> None:
         kinds.append(errors.Invalid)
     if _takes(operation, "if-match"):
         kinds.append(PreconditionFailed)
+    if _takes(operation, "idempotency-key"):
+        kinds.append(IdempotencyKeyReused)
     for status, response in problems(*kinds).items():
         known = responses.setdefault(str(status), response)
         for media_type, content in response["content"].items():

@@ -11,7 +11,6 @@ from app.api.errors import problems
 from app.api.resources import Create, OneResource, Pages
 from app.errors import NotFound
 from app.fields import Id
-from app.idempotency import IdempotencyKeyReused
 from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate
 
 router = APIRouter()
@@ -23,9 +22,7 @@ async def list_items(pages: Pages, user: CurrentUser, wanted: Annotated[ItemPage
     return await pages.of(wanted, items.page, user)
 
 
-@router.post(
-    "/", response_model=ItemPublic, status_code=status.HTTP_201_CREATED, responses=problems(IdempotencyKeyReused)
-)
+@router.post("/", response_model=ItemPublic, status_code=status.HTTP_201_CREATED)
 async def create_item(create: Create, user: CurrentUser, new: ItemCreate) -> Item | Response:
     """Add an item of your own."""
     return await create(items.create, user, new)
