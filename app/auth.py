@@ -32,7 +32,7 @@ class LoginForm(BaseModel):
     username: Annotated[Line, Field(max_length=320, examples=["ada@example.com"])]
     password: GivenPassword
     grant_type: Literal["password"] | None = None
-    scope: Annotated[Line, Field(max_length=1024)] = ""
+    scope: Annotated[Line, Field(max_length=1024)] | None = None
     client_id: Annotated[Line, Field(max_length=1024)] | None = None
     client_secret: Annotated[SecretStr, Field(max_length=1024)] | None = None
 

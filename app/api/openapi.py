@@ -40,6 +40,8 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
         for method, operation in path.items():
             _add_problems(operation)
             _add_headers(method, operation)
+            for parameter in operation.get("parameters", ()):
+                _drop_null(parameter["schema"])
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -54,7 +56,7 @@ def _add_problems(operation: dict[str, Any]) -> None:
     kinds: list[type[errors.AppError]] = list(_ALWAYS)
     if "requestBody" in operation:
         kinds += _WITH_BODY
-    if "security" in operation:
+    if operation.setdefault("security", []):
         kinds += _WITH_TOKEN
     if responses.pop("422", None):
         kinds.append(errors.Invalid)
@@ -96,6 +98,14 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
     if method == "patch":
         content = operation["requestBody"]["content"]
         content["application/merge-patch+json"] = content["application/json"]  # RFC 7396
+
+
+def _drop_null(schema: dict[str, Any]) -> None:
+    """A parameter is left out, never null: that is how JSON writes what a URL cannot."""
+    match schema.get("anyOf"):
+        case [kind, {"type": "null"}]:
+            del schema["anyOf"]
+            schema |= kind
 
 
 def _takes(operation: dict[str, Any], parameter: str) -> bool:

@@ -40,6 +40,7 @@ async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPag
     status_code=status.HTTP_201_CREATED,
     dependencies=[SignUp],
     responses=problems(EmailTaken, SignupClosed),
+    openapi_extra={"security": [{}]},  # a token is one way, none is the other
 )
 async def create_user(db: Db, passwords: PasswordService, created: Created, new: UserCreate) -> User:
     """Sign up. Where sign-up is closed, a superuser adds users here."""
