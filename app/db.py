@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import asyncpg
+from pydantic import ConfigDict
 from sqlalchemy import Engine, MetaData, Table, UniqueConstraint, event, make_url
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -46,8 +47,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class Record(SQLModel, json_schema_serialization_defaults_required=True):
+class Record(SQLModel):
     """The public face that every entity begins with. Its table adds `version: int`, which each UPDATE raises."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # type: ignore[assignment]  # narrowed
 
     id: uuid.UUID = Field(default_factory=uuid7, primary_key=True)
     created_at: datetime = Field(default_factory=now)

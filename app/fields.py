@@ -5,8 +5,9 @@ import uuid
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
+from sqlmodel import SQLModel
 
 # NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
 # the bidirectional ones make a name read as another; U+FFFD is what an undecodable %ff has become.
@@ -61,8 +62,8 @@ def _bounded(least: int, most: int) -> AfterValidator:
                 "Password should have {least} to {most} characters",
                 {"least": least, "most": most},
             )
-        if any(unicodedata.category(character) == "Cc" for character in password):
-            raise PydanticCustomError("password_control", "Password should have no control characters")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
+            raise PydanticCustomError("password_control", "Password should have no control characters or surrogates")
         return SecretStr(password)
 
     return AfterValidator(check)
@@ -102,3 +103,9 @@ Id = Annotated[uuid.UUID, BeforeValidator(_canonical_uuid)]
 def omittable(**constraints: Any) -> Any:
     """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
     return Field(default_factory=lambda: None, **constraints)
+
+
+class Input(SQLModel):
+    """What a client may send: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel narrows it, and drops class keywords

@@ -9,7 +9,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from app import users
 from app.db import Record
 from app.errors import NotFound
-from app.fields import Line, Text, omittable
+from app.fields import Input, Line, Text, omittable
 from app.paging import Page
 from app.users import User, UserPublic
 
@@ -19,11 +19,11 @@ class ItemBase(SQLModel):
     description: Text | None = Field(default=None, max_length=2000, schema_extra={"examples": ["Plans, part one"]})
 
 
-class ItemCreate(ItemBase, extra="forbid"):
+class ItemCreate(ItemBase, Input):
     pass
 
 
-class ItemUpdate(SQLModel, extra="forbid"):
+class ItemUpdate(Input):
     title: Line = omittable(min_length=1, max_length=255)
     description: Text | None = Field(default=None, max_length=2000)
 
