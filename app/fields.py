@@ -1,13 +1,15 @@
 """The strings that a client may send: one type each, so that every place that takes one refuses the same."""
 
+import re
 import unicodedata
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
+from sqlmodel import SQLModel
 
 # NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
 # the bidirectional ones make a name read as another; U+FFFD is what an undecodable %ff has become.
@@ -62,15 +64,22 @@ def _bounded(least: int, most: int) -> AfterValidator:
                 "Password should have {least} to {most} characters",
                 {"least": least, "most": most},
             )
-        if any(unicodedata.category(character) == "Cc" for character in password):
-            raise PydanticCustomError("password_control", "Password should have no control characters")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
+            raise PydanticCustomError("password_control", "Password should have no control characters or surrogates")
         return SecretStr(password)
 
     return AfterValidator(check)
 
 
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+
+
 def _password_schema(schema: dict[str, Any]) -> None:
-    schema.update(minLength=8, maxLength=128)
+    schema.update(minLength=8, maxLength=128, pattern=_PRINTABLE)
+
+
+def _given_password_schema(schema: dict[str, Any]) -> None:
+    schema.update(maxLength=128, pattern=_PRINTABLE)
 
 
 # 1,024 bounds the work of normalising; the limit that counts is on what comes out of it.
@@ -81,7 +90,7 @@ Password = Annotated[
 ]
 """A password to be set: 8 to 128 characters after NFKC."""
 
-GivenPassword = Annotated[SecretStr, Field(max_length=1024), _bounded(0, 128)]
+GivenPassword = Annotated[SecretStr, Field(max_length=1024, json_schema_extra=_given_password_schema), _bounded(0, 128)]
 """A password to be checked: whatever was once accepted as one."""
 
 
@@ -107,10 +116,22 @@ def _utc(value: datetime) -> datetime:
         raise PydanticCustomError("datetime_range", "Input should be a time of the years 1 to 9999") from None
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+def _written_out(value: Any) -> Any:
+    if isinstance(value, str) and not re.match(r"\d{4}-", value):  # a number would be taken for a Unix time
+        raise PydanticCustomError("datetime_parsing", "Input should be a valid datetime")
+    return value
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_utc)]
 """A time with its offset (RFC 3339), as UTC."""
 
 
 def omittable(**constraints: Any) -> Any:
     """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
     return Field(default_factory=lambda: None, **constraints)
+
+
+class Input(SQLModel):
+    """What a client may send: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel narrows it, and drops class keywords

@@ -10,7 +10,7 @@ from app import paging, users
 from app.conditions import ANY, Conditions, etag
 from app.db import Record
 from app.errors import NotFound
-from app.fields import Line, Text, omittable
+from app.fields import Input, Line, Text, omittable
 from app.paging import Page, Position, Slice
 from app.users import User, UserPublic
 
@@ -20,11 +20,11 @@ class ItemBase(SQLModel):
     description: Text | None = Field(default=None, max_length=2000, schema_extra={"examples": ["Plans, part one"]})
 
 
-class ItemCreate(ItemBase, extra="forbid"):
+class ItemCreate(ItemBase, Input):
     pass
 
 
-class ItemUpdate(SQLModel, extra="forbid"):
+class ItemUpdate(Input):
     title: Line = omittable(min_length=1, max_length=255)
     description: Text | None = Field(default=None, max_length=2000)
 

@@ -5,8 +5,10 @@ import base64
 import hmac
 import json
 import os
+import re
 import secrets
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,13 +38,16 @@ def weakness(password: str, *about: str) -> str | None:
 
     `about` is what an attacker tries first: the owner's address and name. Nothing is asked of its characters.
     """
-    folded = password.casefold()
+    folded = _folded(password)
     if folded in _COMMON:
         return "Password should not be among the most common ones"
-    names = {name.casefold() for text in about for name in (text, text.partition("@")[0])}
-    if folded in names:
+    if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
         return "Password should not be your own address or name"
     return None
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def encode_token(purpose: Purpose, subject: uuid.UUID, lifetime: timedelta, *, k
 
 def decode_token(token: str, purpose: Purpose, *, key: str, algorithm: str) -> Claims:
     """The claims of a token that was signed here for this purpose and has not expired; else InvalidToken (RFC 8725)."""
-    if len(token) > 4096:
+    if not re.fullmatch(r"[\w.-]{1,4096}", token, re.ASCII):  # what comes padded is no JWS (RFC 7515 section 2)
         raise InvalidToken
     try:
         payload = jwt.decode(

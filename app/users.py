@@ -11,7 +11,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from app import paging
 from app.db import CONSTRAINTS, Database, Record
 from app.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
-from app.fields import Email, GivenPassword, Line, Password, omittable
+from app.fields import Email, GivenPassword, Input, Line, Password, omittable
 from app.paging import Page, Position, Slice
 from app.security import Passwords, weakness
 
@@ -41,11 +41,11 @@ class UserBase(SQLModel):
     full_name: Line | None = Field(default=None, max_length=255, schema_extra={"examples": ["Ada Lovelace"]})
 
 
-class UserCreate(UserBase, extra="forbid"):
+class UserCreate(UserBase, Input):
     password: Password
 
 
-class UserUpdateMe(SQLModel, extra="forbid"):
+class UserUpdateMe(Input):
     """What you may change of yourself; a new email or password needs the current password."""
 
     full_name: Line | None = Field(default=None, max_length=255)
@@ -54,7 +54,7 @@ class UserUpdateMe(SQLModel, extra="forbid"):
     current_password: GivenPassword = omittable()
 
 
-class UserUpdate(SQLModel, extra="forbid"):
+class UserUpdate(Input):
     """What a superuser may change of a user."""
 
     full_name: Line | None = Field(default=None, max_length=255)

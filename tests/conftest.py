@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 import os
+import ssl
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ HASHED = security._argon2id.hash(PASSWORD)
 
 NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
 _skipped: set[str] = set()
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared: to make one for each client takes most of its time
 
 
 def skip(reason: str) -> None:
@@ -207,7 +209,7 @@ def ivan(service: Service) -> User:
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx2.Client]:
     """Nobody: sends no token."""
-    with httpx2.Client(base_url=service.url) as client:
+    with httpx2.Client(base_url=service.url, verify=_NO_TLS) as client:
         yield client
 
 
@@ -222,7 +224,7 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
 
     def make(user: User) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {token_of(user)}"}
-        clients.append(httpx2.Client(base_url=service.url, headers=headers))
+        clients.append(httpx2.Client(base_url=service.url, headers=headers, verify=_NO_TLS))
         return clients[-1]
 
     yield make

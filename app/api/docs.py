@@ -22,14 +22,16 @@ _PAGE = """<!doctype html>
 <link rel="stylesheet" href="{root}/docs/assets/swagger-ui.css">
 </head>
 <body>
-<div id="swagger-ui" data-url="{root}{openapi_url}"></div>
+<div id="swagger-ui" data-page="{root}/docs" data-url="{root}{openapi_url}"></div>
 <script src="{root}/docs/assets/swagger-ui-bundle.js"></script>
 <script src="{root}/docs/start.js"></script>
 </body>
 </html>
 """
 
+# Swagger UI resolves the relative token URL against the page's, which may have been asked for with a slash at its end.
 _START = """const element = document.getElementById("swagger-ui");
+history.replaceState(null, "", element.dataset.page + location.search + location.hash);
 SwaggerUIBundle({
   url: element.dataset.url,
   domNode: element,
