@@ -82,7 +82,7 @@ def test_unknown_addresses_and_wrong_passwords_are_answered_alike(client: httpx2
 
 
 @pytest.fixture
-def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # noqa: ARG001  # it hashes as it starts
+def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # it hashes as it starts
     """The outcome of every argon2 verification that is carried out meanwhile."""
     done: list[bool] = []
     hasher = security._argon2id
@@ -441,7 +441,7 @@ class Gate:
 
 
 @pytest.fixture
-def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # noqa: ARG001  # it hashes as it starts
+def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # it hashes as it starts
     gate = Gate(monkeypatch)
     yield gate
     gate.open()

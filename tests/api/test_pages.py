@@ -261,7 +261,7 @@ def test_a_deep_page_is_read_from_its_index_alone(
         statements: list[tuple[str, Any]] = []
         bind = session.connection()
         event.listen(bind, "before_cursor_execute", before)
-        items.page(session, user, ItemPage(sort=sort, limit=20), after)
+        items.page(session, user, ItemPage.model_validate({"sort": sort, "limit": 20}), after)
         event.remove(bind, "before_cursor_execute", before)
         ((statement, parameters),) = statements
         plans.append(_plan(session, statement, parameters))

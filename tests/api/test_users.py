@@ -16,10 +16,9 @@ from sqlalchemy import event
 from sqlmodel import Session
 
 from app import fields, items, users
-from app.items import ItemCreate
-from app.paging import Page
+from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
-from app.users import IncorrectPassword, User
+from app.users import IncorrectPassword, User, UserPage
 from tests.conftest import HASHED, PASSWORD, add_user, token_of
 from tests.service import Service
 
@@ -45,7 +44,7 @@ def log_in(client: httpx2.Client, email: str, password: str) -> int:
 
 def stored(service: Service) -> list[dict[str, Any]]:
     """All users, hidden columns included."""
-    return service.read(lambda session: [user.model_dump() for user in users.page(session, Page())])
+    return service.read(lambda session: [user.model_dump() for user in users.page(session, UserPage()).rows])
 
 
 def public(user: User) -> dict[str, Any]:
@@ -388,12 +387,12 @@ def test_fields_that_are_not_the_clients_to_set_are_refused_and_change_nothing(
     extras: dict[str, Any],
 ) -> None:
     item = service.write(items.create, ada, ItemCreate(title="Notes"))
-    before = stored(service), service.read(items.page, root, Page())
+    before = stored(service), service.read(items.page, root, ItemPage()).rows
     client = client_of(root if "{ada}" in path else ada)
     for name, value in extras.items():
         answer = client.request(method, path.format(ada=ada.id, item=item.id), json=body | {name: value})
         assert refused_field(answer) == ["body", name]
-    assert (stored(service), service.read(items.page, root, Page())) == before
+    assert (stored(service), service.read(items.page, root, ItemPage()).rows) == before
 
 
 def test_a_superuser_changes_every_field_of_a_user(
