@@ -54,15 +54,19 @@ def check_references(ctx: MigrationContext, *_: object, **__: object) -> None:
 
 
 async def migrate_on(engine: AsyncEngine) -> None:
-    async with engine.connect() as connection:
-        await connection.run_sync(migrate)
-    await engine.dispose()
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
 
 
 engine = make_engine(context.config.attributes.get("url") or get_settings().database_url, limit=None)
 if isinstance(engine, AsyncEngine):
     asyncio.run(migrate_on(engine))
 else:
-    with engine.connect() as connection:
-        migrate(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            migrate(connection)
+    finally:
+        engine.dispose()

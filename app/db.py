@@ -96,7 +96,12 @@ class Database:
         self._reader = self._engine.execution_options(**level)
 
     async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(lambda session: work(session, *args, **kwargs), writes=False)
+        def unit(session: Session) -> T:
+            result = work(session, *args, **kwargs)
+            session.flush()
+            return result
+
+        return await self._run(unit, writes=False)
 
     async def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(session: Session) -> T:
@@ -118,7 +123,9 @@ class Database:
             try:
                 return await self._attempt(unit, writes)
             except IntegrityError as error:
-                raise (_broken(error) or error) from error
+                if answer := _broken(error):
+                    raise answer from error
+                raise
             except (DBAPIError, OSError, PoolTimeout) as error:  # a TimeoutError is an OSError
                 match _trouble(error):
                     case "again" if tries < TRIES:
@@ -238,22 +245,27 @@ def _trouble(error: Exception) -> Literal["again", "locked", "down"] | None:
 def _broken(error: IntegrityError) -> AppError | None:
     """The answer for the constraint that a write broke; None where no domain has one."""
     cause = getattr(error.orig, "__cause__", None)
-    name = getattr(cause, "constraint_name", None)
-    foreign = getattr(cause, "sqlstate", None) == "23503"
+    name, foreign = getattr(cause, "constraint_name", None), getattr(cause, "sqlstate", None) == "23503"
     if isinstance(error.orig, sqlite3.Error):
-        foreign = error.orig.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
-        name = _sqlite_constraint(SQLModel.metadata, str(error.orig).partition(" failed: ")[2])
+        what = str(error.orig).partition(" failed: ")[2]
+        match error.orig.sqlite_errorcode:
+            case sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+                name = _unique_constraint(SQLModel.metadata, what)
+            case sqlite3.SQLITE_CONSTRAINT_CHECK:
+                name = what
+            case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+                foreign = True
     if name in CONSTRAINTS:
         return CONSTRAINTS[name]()
     return Conflict("What this refers to is no longer there") if foreign else None
 
 
-def _sqlite_constraint(metadata: MetaData, what: str) -> str | None:
-    """SQLite names a unique constraint by its columns ("users.email"), and everything else by its name."""
+def _unique_constraint(metadata: MetaData, what: str) -> str | None:
+    """The name of what SQLite tells by its columns ("users.email")."""
     for table in metadata.tables.values():
         uniques = [(each.name, each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)]
         uniques += [(index.name, index.columns) for index in table.indexes if index.unique]
         for name, columns in uniques:
             if what == ", ".join(f"{table.name}.{column.name}" for column in columns):
                 return str(name)
-    return what or None
+    return None

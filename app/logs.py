@@ -24,7 +24,9 @@ class _Formatter(logging.Formatter):
         """Where exceptions came from. What they say quotes rows and requests, so it is logged only for debugging."""
         error = record.exc_info[1] if record.exc_info else None
         lines: list[str] = []
-        while error:
+        seen: set[int] = set()
+        while error and id(error) not in seen:
+            seen.add(id(error))
             name = f"{type(error).__module__}.{type(error).__qualname__}"
             if self._texts:
                 name += f": {error}"
@@ -54,10 +56,9 @@ class LineFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
         texts = [str(fields.pop("message")), *(f"{key}={value}" for key, value in fields.items() if value is not None)]
-        line = " ".join(text.encode("unicode_escape").decode() for text in texts)
-        trace = (self.trace(record) or "").encode("ascii", "backslashreplace").decode()
-        indented = "".join(f"\n    {part}" for part in trace.splitlines())
-        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<8} {line}{indented}"
+        lines = [" ".join(texts), *(self.trace(record) or "").splitlines()]
+        escaped = "\n    ".join(line.encode("unicode_escape").decode() for line in lines)
+        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<8} {escaped}"
 
 
 def configure(*, level: str, as_json: bool, debug: bool) -> None:

@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(v1.router, prefix=settings.api_v1_prefix)
     docs.install(app)
     openapi.install(app, prefix=settings.api_v1_prefix)
-    app.state.templates = {route.endpoint: route.path for route in iter_route_contexts(app.routes)}
+    app.state.templates = {route.endpoint: route.path for route in iter_route_contexts(app.routes) if route.endpoint}
     _ignore_trailing_slashes(app)
     return app
 

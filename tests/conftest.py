@@ -4,7 +4,6 @@ import asyncio
 import io
 import logging
 import os
-import ssl
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,14 +26,13 @@ from sqlmodel import Session, SQLModel  # noqa: E402
 from app import logs, migrations, security  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
-from tests.service import KEY, Service, settings  # noqa: E402
+from tests.service import KEY, NO_TLS, Service, settings  # noqa: E402
 
 PASSWORD = "correct horse battery"
 HASHED = security._argon2id.hash(PASSWORD)
 
 NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
 _skipped: set[str] = set()
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared: to make one for each client takes most of its time
 
 
 def skip(reason: str) -> None:
@@ -209,7 +207,7 @@ def ivan(service: Service) -> User:
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx2.Client]:
     """Nobody: sends no token."""
-    with httpx2.Client(base_url=service.url, verify=_NO_TLS) as client:
+    with httpx2.Client(base_url=service.url, verify=NO_TLS) as client:
         yield client
 
 
@@ -224,7 +222,7 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
 
     def make(user: User) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {token_of(user)}"}
-        clients.append(httpx2.Client(base_url=service.url, headers=headers, verify=_NO_TLS))
+        clients.append(httpx2.Client(base_url=service.url, headers=headers, verify=NO_TLS))
         return clients[-1]
 
     yield make

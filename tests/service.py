@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef" * 4
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For `verify`, shared: to make one for each client takes most of its time."""
 
 
 def settings(**values: Any) -> Settings:
@@ -82,7 +85,8 @@ class Service:
 
 def environment(database_url: str, **values: str) -> dict[str, str]:
     """The environment of a process that uses this database and nobody's settings but the test's."""
-    kept = {name: value for name, value in os.environ.items() if name not in _setting_names()}
+    unwanted = _setting_names() | {"PYTHONDONTWRITEBYTECODE"}  # every process would compile everything again
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return kept | {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1"} | values
 
 
@@ -137,12 +141,13 @@ def serving(database_url: str, output: Path, *options: str, **values: str) -> It
 
 def wait_until_answered(url: str, process: Process, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            httpx2.get(url)
-        except httpx2.TransportError:
-            if not process.is_running or time.monotonic() > deadline:
-                raise AssertionError(process.text) from None
-            time.sleep(0.05)
-        else:
-            return
+    with httpx2.Client(verify=NO_TLS) as client:
+        while True:
+            try:
+                client.get(url)
+            except httpx2.TransportError:
+                if not process.is_running or time.monotonic() > deadline:
+                    raise AssertionError(process.text) from None
+                time.sleep(0.05)
+            else:
+                return

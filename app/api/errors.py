@@ -76,7 +76,9 @@ def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
             },
         )
         instance = "019b76da-a800-7000-8000-000000000000"
-        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": problem(kind, instance)}
+        fields = [{"loc": ["body", "title"], "msg": "Field required", "type": "missing"}]
+        value = problem(kind, instance, fields if kind is errors.Invalid else None)
+        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": value}
     return responses
 
 
@@ -120,7 +122,9 @@ def _allowed(request: Request) -> list[str]:
     for route in iter_route_contexts(request.app.routes):
         if route.matches(scope)[0] is not Match.NONE:
             methods |= route.methods or set()
-    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+    if "GET" in methods or not methods:  # a mounted folder of files names no methods
+        methods |= {"GET", "HEAD"}
+    return sorted(methods)
 
 
 async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
@@ -140,6 +144,6 @@ def _name(part: str | int) -> str | int:
 
 
 def _message(error: dict[str, Any]) -> str:
-    """pydantic's text, less the parser's remarks after a comma, which quote what was sent."""
+    """pydantic's text, less what a parser adds to it, which quotes what was sent."""
     text: str = error["msg"]
-    return text.partition(",")[0] if "error" in error.get("ctx", {}) or error["type"].endswith("parsing") else text
+    return text.partition(",")[0] if "error" in error.get("ctx", {}) else text

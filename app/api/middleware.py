@@ -118,7 +118,7 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.limit:
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.limit):
             await ProblemResponse(ContentTooLarge())(scope, receive, send)
             return
         received = 0

@@ -1,0 +1,130 @@
+"""The rules of the layout, so that it stays what it is while it grows."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from sqlmodel import SQLModel
+
+from app.api import v1
+from app.db import Record
+from app.main import create_app
+from tests.service import ROOT, settings
+
+DOMAINS = {domain.__name__.rpartition(".")[2] for domain in v1.DOMAINS}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in sorted((ROOT / "app").rglob("*.py"))}
+API = [name for name in MODULES if name.split(".")[:2] == ["app", "api"]]
+CORE = [name for name in MODULES if name not in API and name != "app.main"]
+
+each_module = pytest.mark.parametrize("module", MODULES)
+each_api_module = pytest.mark.parametrize("module", API)
+each_core_module = pytest.mark.parametrize("module", CORE)
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def imports(module: str) -> set[str]:
+    """All that a module imports, wherever in it: `from app import users` counts as app and as app.users."""
+    names: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "a relative import"
+            assert not node.level, "a relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def domains_below(domain: str) -> set[str]:
+    return {each for each in DOMAINS if f"app.{each}" in imports(f"app.{domain}")}
+
+
+@each_core_module
+def test_only_the_api_and_main_know_the_web_framework(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(module)} & {"fastapi", "starlette", "uvicorn"}
+
+
+@each_core_module
+def test_only_main_knows_the_api(module: str) -> None:
+    assert not imports(module) & {*API, "app.main"}
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    TopologicalSorter({module: imports(module) & set(MODULES) - {module} for module in MODULES}).prepare()
+
+
+def test_domains_form_a_line_that_begins_with_users() -> None:
+    assert domains_below("users") == set()
+    assert domains_below("auth") == {"users"}
+    assert domains_below("items") == {"users"}
+
+
+@each_module
+def test_a_child_knows_its_parent_and_never_the_reverse(module: str) -> None:
+    keywords = {node.arg for node in ast.walk(tree_of(module)) if isinstance(node, ast.keyword)}
+    assert not keywords & {"back_populates", "backref"}
+
+
+@each_api_module
+def test_sql_is_not_written_in_the_api(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(module)} & {"sqlalchemy", "sqlmodel", "asyncpg", "sqlite3"}
+    called = [node.func for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+    names = {node.id for node in called if isinstance(node, ast.Name)}
+    names |= {node.attr for node in called if isinstance(node, ast.Attribute)}
+    assert not names & {"select", "exec", "execute", "scalar", "scalars", "text"}
+
+
+def test_there_is_one_list_of_domains() -> None:
+    files = {name for name in MODULES if name.startswith("app.api.v1.")}
+    assert {domain.__name__ for domain in v1.DOMAINS} == files
+    assert {f"app.{domain}" for domain in DOMAINS} <= set(MODULES)
+
+
+def test_the_url_is_the_path_of_the_file() -> None:
+    app = create_app(settings())
+    found: set[str] = set()
+    for route in iter_route_contexts(app.routes):
+        module = getattr(route.endpoint, "__module__", "")
+        if module.startswith("app.api.v1."):
+            found.add(module)
+            assert (route.path or "").startswith(f"/{module.removeprefix('app.').replace('.', '/')}/")
+        else:
+            assert not (route.path or "").startswith("/api/")
+    assert found == {domain.__name__ for domain in v1.DOMAINS}
+
+
+def subclasses(kind: type[SQLModel]) -> Iterator[type[SQLModel]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+def test_every_table_is_its_public_face_and_what_stays_hidden() -> None:
+    tables = {each.__name__: each for each in subclasses(SQLModel) if hasattr(each, "__table__")}
+    assert {str(table.__tablename__) for table in tables.values()} == set(SQLModel.metadata.tables)
+    for name, table in tables.items():
+        (public,) = table.__bases__
+        assert public.__name__ == f"{name}Public"
+        assert issubclass(public, Record)
+        assert not set(public.model_fields) & {"version", "hashed_password"}
+
+
+@each_module
+def test_every_module_says_in_one_line_what_it_is_for(module: str) -> None:
+    first, _, rest = (ast.get_docstring(tree_of(module)) or "").partition("\n")
+    assert first.endswith(".")
+    assert not rest or rest.startswith("\n")

@@ -1,0 +1,226 @@
+"""Settings: complete in the example, refused as a whole, and without insecure defaults in production."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic import ValidationError
+
+from app.config import Settings, get_settings
+from tests.service import KEY, NO_TLS, ROOT, Service, environment, settings
+
+Read = Callable[..., Settings]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
+    """Reads the settings like a process in a folder of its own, with nothing else in its environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def read(**values: str) -> Settings:
+        with monkeypatch.context() as patch:
+            for name, value in values.items():
+                patch.setenv(name, value)
+            return get_settings.__wrapped__()
+
+    return read
+
+
+def test_the_example_has_every_setting_with_its_default(read: Read, tmp_path: Path) -> None:
+    example = (ROOT / ".env.example").read_text()
+    blocks = [re.fullmatch("# .+\n# ([A-Z0-9_]+)=(.*)", block) for block in example.strip().split("\n\n")]
+    values = {block[1].lower(): block[2] for block in blocks if block}
+    assert len(values) == len(blocks)
+    assert list(values) == list(Settings.model_fields)
+    assert [name for name, value in values.items() if not value] == ["secret_key", "first_superuser_password"]
+
+    defaults = read()
+    (tmp_path / ".env").write_text(example)
+    assert read() == defaults
+    (tmp_path / ".env").write_text(re.sub("^# (?=[A-Z0-9_]+=)", "", example, flags=re.MULTILINE))
+    assert read() == defaults
+
+
+PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": KEY}
+REFUSED: list[tuple[str, str, dict[str, str]]] = [
+    ("SECRET_KEY", "", {"ENVIRONMENT": "production"}),
+    *(
+        ("SECRET_KEY", key, {"ENVIRONMENT": environment})
+        for environment in ("production", "development")
+        for key in (KEY[:31], "changethis", "changethis" * 4, "your-super-secret-key-here", "a" * 40, "ab" * 40)
+    ),
+    ("SECRET_KEY", "your-super-secret-key-here-0123456789", {"ENVIRONMENT": "production"}),
+    ("DEBUG", "true", PRODUCTION),
+    ("DEBUG", "hunter2", {}),
+    ("ENVIRONMENT", "hunter2", {"SECRET_KEY": KEY}),
+    ("BACKEND_CORS_ORIGINS", "*", {}),
+    ("BACKEND_CORS_ORIGINS", "*", PRODUCTION),
+    ("BACKEND_CORS_ORIGINS", '["https://a.example", "*"]', PRODUCTION),
+    ("BACKEND_CORS_ORIGINS", "hunter2", {}),
+    ("BACKEND_CORS_ORIGINS", '["hunter2"', {}),
+    ("BACKEND_CORS_ORIGINS", "[1]", {}),
+    ("BACKEND_CORS_ORIGINS", "https://a.example/hunter2", {}),
+    ("DATABASE_URL", "hunter2", {}),
+    ("DATABASE_URL", "mysql://root:hunter2@localhost/onefold", {}),
+    ("DATABASE_URL", "postgresql+psycopg://root:hunter2@localhost/onefold", {}),
+    ("DATABASE_URL", "postgresql://root:hunter2@localhost:port/onefold", {}),
+    ("DATABASE_URL", "sqlite://", {}),
+    ("DATABASE_URL", "sqlite:///:memory:", {}),
+    ("DATABASE_URL", "sqlite://hunter2/onefold.db", {}),
+    ("DATABASE_POOL_SIZE", "0", {}),
+    ("DATABASE_POOL_SIZE", "hunter2", {}),
+    ("ALGORITHM", "none", {}),
+    ("ALGORITHM", "RS256", {}),
+    ("ACCESS_TOKEN_EXPIRE_MINUTES", "0", {}),
+    ("API_V1_PREFIX", "hunter2", {}),
+    ("API_V1_PREFIX", "/hunter2/", {}),
+    ("LOG_LEVEL", "hunter2", {}),
+    ("FIRST_SUPERUSER_EMAIL", "hunter2", {}),
+    ("FIRST_SUPERUSER_PASSWORD", "hunter2", {}),
+    ("FIRST_SUPERUSER_PASSWORD", "password123", {}),
+    ("FIRST_SUPERUSER_PASSWORD", "admin@example.com", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "others"), REFUSED)
+def test_a_setting_that_cannot_be_used_is_named_without_its_value(
+    read: Read, name: str, value: str, others: dict[str, str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        read(**others, **{name: value})
+    title, *problems = str(refused.value).splitlines()
+    assert title == "Cannot start with these settings:"
+    assert [problem.partition(":")[0] for problem in problems] == [f"  {name}"]
+    assert len(value) < 10 or value not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_no_value_is_in_the_error_itself_either() -> None:
+    with pytest.raises(ValidationError) as refused:
+        settings(database_url="mysql://root:hunter2@localhost/onefold", first_superuser_password="hunter2")
+    assert {"database_url", "first_superuser_password"} <= {error["loc"][0] for error in refused.value.errors()}
+    assert "hunter2" not in str(refused.value)
+
+
+def test_all_problems_are_told_at_once_and_nothing_starts(tmp_path: Path) -> None:
+    values = {
+        "ENVIRONMENT": "production",
+        "SECRET_KEY": "hunter2",
+        "DEBUG": "true",
+        "BACKEND_CORS_ORIGINS": "*",
+        "FIRST_SUPERUSER_PASSWORD": "hunter2",
+    }
+    env = environment("mysql://root:hunter2@localhost/onefold", **values, PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-c", "import app.main"]
+    ended = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    title, *problems = ended.stderr.splitlines()
+    assert title == "Cannot start with these settings:"
+    assert {problem.partition(":")[0].strip() for problem in problems} == {*values, "DATABASE_URL"} - {"ENVIRONMENT"}
+    assert len(problems) == 5
+    assert "hunter2" not in ended.stderr
+    assert (ended.returncode, ended.stdout, list(tmp_path.iterdir())) == (1, "", [])
+
+
+def test_production_is_closed_until_it_is_opened(read: Read) -> None:
+    switches = ("signup_open", "directory_open", "docs_enabled")
+    closed = read(**PRODUCTION)
+    assert [getattr(closed, name) for name in switches] == [False, False, False]
+    assert (closed.debug, closed.first_superuser_email, closed.first_superuser_password) == (False, None, None)
+    opened = read(**PRODUCTION, **{name.upper(): "true" for name in switches})
+    assert [getattr(opened, name) for name in switches] == [True, True, True]
+    developed = read()
+    assert [getattr(developed, name) for name in switches] == [True, True, True]
+    shut = read(**{name.upper(): "false" for name in switches})
+    assert [getattr(shut, name) for name in switches] == [False, False, False]
+
+
+@pytest.mark.parametrize(("opened", "status"), [({}, 404), ({"docs_enabled": True}, 200)], ids=["closed", "opened"])
+def test_there_is_no_documentation_in_production_until_it_is_opened(
+    tmp_path: Path, opened: dict[str, Any], status: int
+) -> None:
+    url = f"sqlite:///{tmp_path}/unused.db"
+    service = Service(settings(environment="production", database_url=url, **opened))
+    try:
+        for path in ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json"):
+            assert httpx2.get(service.url + path, verify=NO_TLS).status_code == status
+        assert httpx2.get(f"{service.url}/redoc", verify=NO_TLS).status_code == 404
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://user:password@host/name",
+        "postgresql://user:p%40ssword@host:5432/name?sslmode=require",
+        "postgresql:///name?host=/run/postgresql",
+        "sqlite:///data/onefold.db",
+        "sqlite:////var/lib/onefold.db",
+    ],
+)
+def test_database_urls_are_taken_as_people_write_them(read: Read, url: str) -> None:
+    assert read(DATABASE_URL=url).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ('["http://a.example", "https://b.example:8443"]', ["http://a.example", "https://b.example:8443"]),
+        (" http://a.example , https://b.example:8443", ["http://a.example", "https://b.example:8443"]),
+        ("http://a.example/,", ["http://a.example"]),
+        ("[]", []),
+        ("", ["http://localhost:3000"]),
+    ],
+)
+def test_origins_are_a_json_array_or_a_list_with_commas(read: Read, value: str, origins: list[str]) -> None:
+    assert read(BACKEND_CORS_ORIGINS=value).backend_cors_origins == origins
+
+
+def test_settings_are_also_read_from_a_file_after_the_environment(read: Read, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f'APP_NAME="From the file"\nSECRET_KEY={KEY}\nlog_level=WARNING\nOTHER=1\n')
+    from_file = read(LOG_LEVEL="Error")
+    assert (from_file.app_name, from_file.log_level) == ("From the file", "error")
+    assert from_file.secret_key.get_secret_value() == KEY
+    assert read().log_level == "warning"
+    assert KEY not in f"{from_file!r}{from_file.model_dump_json()}"
+
+
+START_FOUR = r"""
+import os
+from app.config import get_settings
+for _ in range(4):
+    if not os.fork():
+        os.write(1, f"{get_settings().secret_key.get_secret_value()}\n".encode())
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+"""
+
+
+def test_in_development_all_processes_share_a_secret_that_only_their_user_reads(read: Read, tmp_path: Path) -> None:
+    env = environment("sqlite:///unused.db", SECRET_KEY="", PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-c", START_FOUR]
+    ended = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    secrets = ended.stdout.split()
+    assert secrets == [read().secret_key.get_secret_value()] * 4
+    assert re.fullmatch("[0-9a-f]{64}", secrets[0])
+    (file,) = (tmp_path / "data").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert read(SECRET_KEY=KEY).secret_key.get_secret_value() == KEY
+
+
+def test_every_installation_has_a_secret_of_its_own(
+    read: Read, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = read().secret_key
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert read().secret_key != first

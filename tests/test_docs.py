@@ -1,0 +1,225 @@
+"""`/docs` in a real browser: all that a newcomer needs, with no internet, under a strict policy, behind any prefix."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from app import items, paging, users
+from tests.conftest import PASSWORD, skip
+from tests.service import Service, serving, settings
+
+NAME = 'Tea &amp; </title><script>alert("biscuits")</script>'
+PREFIX = "/onefold"
+ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
+
+# These tests stay on SQLite, which needs no event loop here: while a browser is open, this thread belongs to its loop.
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service under a name that is a trap for pages that forget to escape it."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('docs')}/onefold.db"
+    service = Service(settings(database_url=url, app_name=NAME))
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        skip("no Chromium: install the chromium of your system")
+    flags = ["background-networking", "component-update", "gpu", "sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            chromium_sandbox=os.geteuid() != 0,
+            args=["--no-first-run", *(f"--disable-{flag}" for flag in flags)],
+        )
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page in a browser that can reach nothing but this machine, what it asked for, and what went wrong in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.requested: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requested.append(request.url))
+        page.on("console", lambda message: self._complain(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._complain(error.message))
+        page.add_init_script(
+            "document.addEventListener('securitypolicyviolation',"
+            " (event) => console.error('refused', event.effectiveDirective, event.blockedURI))"
+        )
+        page.route("**/*", self._only_loopback)
+
+    def _complain(self, text: str) -> None:
+        self.complaints.append(text)
+
+    def _only_loopback(self, route: Route) -> None:
+        if route.request.url.startswith("http://127.0.0.1:"):
+            route.continue_()
+        else:
+            route.abort()
+
+    def execute(self, operation: str, body: dict[str, Any]) -> str:
+        """The status that the page shows after it has sent this body."""
+        block = self.page.locator(f".opblock[id$='-{operation}']")
+        block.locator(".opblock-summary-control").click()
+        block.locator("textarea").fill(json.dumps(body))
+        block.get_by_role("button", name="Execute").click()
+        return block.locator(".live-responses-table tbody .response-col_status").inner_text().strip()
+
+    def authorize(self, email: str, password: str) -> None:
+        self.page.locator(".auth-wrapper .authorize").click()
+        dialog = self.page.locator(".dialog-ux")
+        dialog.get_by_label("username:").fill(email)
+        dialog.get_by_label("password:", exact=True).fill(password)
+        dialog.locator(".authorize").click()
+        dialog.get_by_text("Logout").wait_for()
+        dialog.get_by_text("Close").click()
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Visit]:
+    page = chromium.new_page()
+    page.set_default_timeout(30_000)
+    yield Visit(page)
+    page.close()
+
+
+def sign_up_authorize_and_create_an_item(visit: Visit) -> None:
+    assert visit.execute("create_user", {"email": "ada@example.com", "password": PASSWORD}) == "201"
+    visit.authorize("ada@example.com", PASSWORD)
+    assert visit.execute("create_item", {"title": "Engine"}) == "201"
+
+
+def test_a_newcomer_signs_up_authorizes_and_creates_an_item(docs: Service, visit: Visit) -> None:
+    visit.page.goto(f"{docs.url}/docs")
+    sign_up_authorize_and_create_an_item(visit)
+    ada = docs.read(users.find_by_email, "ada@example.com")
+    assert ada
+    assert [item.title for item in docs.read(items.page, ada, paging.Page())] == ["Engine"]
+    assert visit.complaints == []
+    assert {httpx2.URL(url).netloc.decode() for url in visit.requested} == {docs.url.removeprefix("http://")}
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Passes what is below PREFIX on to the service without it, as reverse proxies do."""
+
+    service: str
+
+    def do_GET(self) -> None:
+        if not self.path.startswith(f"{PREFIX}/"):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        url = self.service + self.path.removeprefix(PREFIX)
+        answer = httpx2.request(self.command, url, headers=dict(self.headers), content=body)
+        self.send_response_only(answer.status_code)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_POST = do_GET  # noqa: N815  # as the base class names them
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as the base class has it
+        pass
+
+
+@pytest.fixture
+def behind_a_prefix(tmp_path: Path) -> Iterator[str]:
+    """The URL below which a proxy offers a service that was told so."""
+    with serving(f"sqlite:///{tmp_path}/onefold.db", tmp_path / "log", "--root-path", PREFIX) as (url, _):
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"service": url}))
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_port}{PREFIX}"
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+
+
+# With a slash at its end, because the token URL is relative and must be resolved all the same.
+def test_all_of_it_works_below_a_path_prefix(behind_a_prefix: str, visit: Visit) -> None:
+    visit.page.goto(f"{behind_a_prefix}/docs/")
+    sign_up_authorize_and_create_an_item(visit)
+    assert visit.complaints == []
+    assert [url for url in visit.requested if not url.startswith(f"{behind_a_prefix}/")] == []
+    assert f"{behind_a_prefix}/api/v1/auth/login" in visit.requested
+
+
+def test_names_are_shown_as_text_and_scripts_from_elsewhere_do_not_run(docs: Service, visit: Visit) -> None:
+    visit.page.goto(f"{docs.url}/docs")
+    assert visit.page.title() == NAME
+    assert NAME in visit.page.locator(".info .title").inner_text()
+    tags = visit.page.locator(".opblock-tag").evaluate_all("tags => tags.map(tag => tag.dataset.tag)")
+    assert tags == ["auth", "users", "items", "health"]
+    assert visit.complaints == []
+
+    with visit.page.expect_console_message(lambda message: message.text.endswith("/evil.js")):
+        visit.page.evaluate(
+            """() => {
+                const add = (what) => document.body.append(Object.assign(document.createElement("script"), what));
+                add({textContent: "window.stolen = true"});
+                add({src: "https://example.com/evil.js"});
+            }"""
+        )
+    refused = {text for text in visit.complaints if text.startswith("refused")}
+    assert refused == {"refused script-src-elem inline", "refused script-src-elem https://example.com/evil.js"}
+    assert visit.page.evaluate("window.stolen") is None
+
+
+def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere(docs: Service) -> None:
+    answer = httpx2.get(f"{docs.url}/docs")
+    policy = dict(part.split(maxsplit=1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert {source for sources in policy.values() for source in sources.split()} == {"'none'", "'self'", "data:"}
+    assert [directive for directive, sources in policy.items() if "data:" in sources] == ["img-src"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "<script>" not in answer.text
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_assets_are_kept_by_browsers_and_taken_for_what_they_are(docs: Service, name: str) -> None:
+    url = f"{docs.url}/docs/assets/{name}"
+    answer = httpx2.get(url)
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "public, max-age=86400"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    again = httpx2.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.fixture(params=[{"docs_enabled": False}, {"environment": "production"}], ids=["closed", "production"])
+def closed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    service = Service(settings(database_url=f"sqlite:///{tmp_path}/onefold.db", **request.param))
+    yield service
+    service.stop()
+
+
+def test_closed_docs_leave_nothing_behind(closed: Service) -> None:
+    for path in (
+        "/docs",
+        "/docs/",
+        "/docs/start.js",
+        "/openapi.json",
+        "/redoc",
+        *(f"/docs/assets/{a}" for a in ASSETS),
+    ):
+        answer = httpx2.get(f"{closed.url}{path}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path

@@ -1,0 +1,465 @@
+"""Bad input: whatever a client sends is refused by name, repeated nowhere, and changes nothing."""
+
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlmodel import Session, SQLModel
+
+from app import items
+from app.items import ItemCreate
+from app.users import User
+from tests.conftest import PASSWORD, token_of
+from tests.service import NO_TLS, Service
+
+MARKER = "hunter2"
+ID = "019b76da-a800-7000-8000-0000facade00"
+MEMBERS = {"type", "title", "status", "detail", "code", "instance"}
+
+
+class Target(NamedTuple):
+    """A route that takes JSON: what it accepts, and its fields by kind."""
+
+    method: str
+    path: str
+    body: dict[str, Any]
+    lines: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    passwords: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        return self.lines + self.texts + self.passwords
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+CREATE_ITEM = Target("POST", "/items/", {"title": "Notes"}, ("title",), ("description",))
+UPDATE_ITEM = Target("PATCH", "/items/{item}", {"title": "Notes"}, ("title",), ("description",))
+CREATE_USER = Target(
+    "POST",
+    "/users/",
+    {"email": "new@example.com", "password": PASSWORD},
+    ("email", "full_name"),
+    passwords=("password",),
+)
+UPDATE_ME = Target(
+    "PATCH",
+    "/users/me",
+    {"full_name": "Root"},
+    ("email", "full_name"),
+    passwords=("password", "current_password"),
+)
+UPDATE_USER = Target(
+    "PATCH",
+    "/users/{user}",
+    {"full_name": "Root"},
+    ("email", "full_name"),
+    passwords=("password",),
+    flags=("is_active", "is_superuser"),
+)
+TARGETS = [CREATE_ITEM, UPDATE_ITEM, CREATE_USER, UPDATE_ME, UPDATE_USER]
+NULLABLE = {"full_name", "description"}
+
+each_target = pytest.mark.parametrize("target", TARGETS, ids=str)
+
+
+class Caller:
+    """A superuser, whom every route would let in, with an item; sends what has to be refused, and checks how it is."""
+
+    def __init__(self, service: Service, root: User, log: io.StringIO) -> None:
+        self.service = service
+        self.log = log
+        self.user = root
+        self.item = service.write(items.create, root, ItemCreate(title="Notes"))
+        self.client = httpx2.Client(base_url=f"{service.url}/api/v1", verify=NO_TLS)
+        self.client.headers = {"Authorization": f"Bearer {token_of(root)}", "X-Request-ID": "this"}
+
+    def send(self, method: str, path: str, **request: Any) -> httpx2.Response:
+        return self.client.request(method, path.format(item=self.item.id, user=self.user.id), **request)
+
+    def send_json(self, target: Target, value: Any) -> httpx2.Response:
+        """As ASCII, in which lone surrogates and NaN can be sent; text and bytes as they are."""
+        content = value if isinstance(value, str | bytes) else json.dumps(value)
+        return self.send(target.method, target.path, content=content, headers={"Content-Type": "application/json"})
+
+    def refuses(self, answer: httpx2.Response, *statuses: int, loc: list[str] | None = None) -> None:
+        """A documented problem of one of these statuses, about `loc` where a field is at fault."""
+        problem = answer.json()
+        assert answer.status_code in statuses, (problem, answer.request.content[:80])
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert set(problem) == MEMBERS | ({"errors"} if answer.status_code == 422 else set())
+        assert (problem["status"], problem["instance"]) == (answer.status_code, "this")
+        assert all(isinstance(problem[name], str) for name in MEMBERS - {"status"})
+        for error in problem.get("errors", []):
+            assert set(error) == {"loc", "msg", "type"}
+        if loc:
+            assert loc in [error["loc"] for error in problem["errors"]], answer.request.content[:80]
+        assert MARKER not in answer.text
+        assert not [line for line in self.log.getvalue().splitlines() if MARKER in line and '"httpx2"' not in line]
+
+    def rows(self) -> list[list[tuple[Any, ...]]]:
+        def read(session: Session) -> list[list[tuple[Any, ...]]]:
+            tables = SQLModel.metadata.sorted_tables
+            return [[tuple(row) for row in session.execute(table.select().order_by(table.c.id))] for table in tables]
+
+        return self.service.read(read)
+
+
+@pytest.fixture
+def anyone(service: Service, root: User, log: io.StringIO) -> Iterator[Caller]:
+    """A caller in whose hands nothing may change."""
+    caller = Caller(service, root, log)
+    with caller.client:
+        before = caller.rows()
+        yield caller
+        assert caller.rows() == before
+
+
+@pytest.fixture
+def writer(service: Service, root: User, log: io.StringIO) -> Iterator[Caller]:
+    """A caller who also sends what is accepted."""
+    caller = Caller(service, root, log)
+    with caller.client:
+        yield caller
+
+
+UNSTORABLE = [f"{MARKER}\0", f"\0{MARKER}", f"{MARKER}\ud800", f"\udfff{MARKER}", f"{MARKER}\x07", f"{MARKER}\x1b[31m"]
+MISLEADING = [f"{MARKER}{c}x" for c in ("\r\nBcc: ", "\n", "\t", "\u2028", "\u2029", "\u202e", "\u2066", "\x85")]
+
+
+@each_target
+def test_what_cannot_be_stored_is_refused_in_every_string(anyone: Caller, target: Target) -> None:
+    for field in target.strings:
+        for value in UNSTORABLE:
+            anyone.refuses(anyone.send_json(target, target.body | {field: value}), 422, loc=["body", field])
+
+
+@each_target
+def test_a_field_of_one_line_takes_nothing_that_breaks_or_turns_it(anyone: Caller, target: Target) -> None:
+    for field in target.lines:
+        for value in MISLEADING:
+            anyone.refuses(anyone.send_json(target, target.body | {field: value}), 422, loc=["body", field])
+
+
+def test_a_text_may_have_lines_and_tabs(writer: Caller) -> None:
+    description = "One\n\tTwo\r\n"
+    answer = writer.send_json(CREATE_ITEM, {"title": "Notes", "description": description})
+    assert (answer.status_code, answer.json()["description"]) == (201, description)
+
+
+@each_target
+def test_a_key_may_be_anything_and_is_only_named(anyone: Caller, target: Target) -> None:
+    for key in ("\0", "\r\n\x1b[31m", "", "\u202e", "x" * 64):
+        answer = anyone.send_json(target, target.body | {key: MARKER})
+        anyone.refuses(answer, 422, loc=["body", key])
+        assert answer.content.isascii()
+    for key in ("\ud800", "title\udfff"):  # no text, and so no name
+        anyone.refuses(anyone.send_json(target, target.body | {key: MARKER}), 422, loc=["body"])
+
+
+@each_target
+def test_what_only_the_service_sets_cannot_be_sent(anyone: Caller, target: Target) -> None:
+    for key in ("id", "created_at", "updated_at", "owner_id", "hashed_password", "version"):
+        anyone.refuses(anyone.send_json(target, target.body | {key: MARKER}), 422, loc=["body", key])
+
+
+@each_target
+def test_a_name_is_repeated_only_in_part(anyone: Caller, target: Target) -> None:
+    answer = anyone.send_json(target, target.body | {"x" * 5000: MARKER})
+    anyone.refuses(answer, 422)
+    assert len(answer.content) < 1000
+
+
+def test_only_so_many_errors_are_listed(anyone: Caller) -> None:
+    answer = anyone.send_json(CREATE_ITEM, {f"key{number}": MARKER for number in range(1000)})
+    anyone.refuses(answer, 422)
+    assert len(answer.json()["errors"]) == 20
+
+
+@each_target
+def test_bytes_that_are_no_json_are_refused(anyone: Caller, target: Target) -> None:
+    (field, *_) = target.body
+    start = f'{{"{field}": "{MARKER}'.encode()
+    for body in (b"\xff\xfe", start, start + b'",}', start + b'\n"}', MARKER.encode(), b"{}{}"):
+        anyone.refuses(anyone.send_json(target, body), 400)
+    for body in (start + b'\xff"}', start + b'\xe9"}'):
+        anyone.refuses(anyone.send_json(target, body), 400)
+    surrogate = start + b'\xed\xa0\x80"}'  # what Python's parser lets through
+    anyone.refuses(anyone.send_json(target, surrogate), 422, loc=["body", field])
+
+
+@each_target
+def test_only_json_is_read_as_json(anyone: Caller, target: Target) -> None:
+    proper = json.dumps(target.body | {"full_name": MARKER}).encode()
+    for content, content_type in (
+        (b"\xff\xfe", "application/octet-stream"),
+        (proper, "text/plain"),
+        (proper, "application/x-www-form-urlencoded"),
+        (b"title=hunter2", "application/x-www-form-urlencoded"),
+        (proper, "multipart/form-data; boundary=x"),
+        (proper, "application/jsonp"),
+        (proper, MARKER),
+        (proper, ";"),
+        (proper, None),
+        (b"\xff\xfe", None),
+    ):
+        headers = {"Content-Type": content_type} if content_type else {}
+        anyone.refuses(anyone.send(target.method, target.path, content=content, headers=headers), 415)
+
+
+@each_target
+def test_a_body_is_an_object(anyone: Caller, target: Target) -> None:
+    for value in ("[]", f'["{MARKER}"]', f'"{MARKER}"', "null", "", "1", "true", "NaN", "-Infinity", "1e999"):
+        anyone.refuses(anyone.send_json(target, value), 422, loc=["body"])
+
+
+@each_target
+def test_only_a_string_is_a_string(anyone: Caller, target: Target) -> None:
+    numbers = [1, 1.5, True, float("nan"), float("inf"), float("-inf"), 10**4000]
+    others: list[Any] = [[], {}, [MARKER], {MARKER: MARKER}]
+    for field in target.strings:
+        for value in numbers + others:
+            anyone.refuses(anyone.send_json(target, target.body | {field: value}), 422, loc=["body", field])
+        overflow = json.dumps(target.body | {field: 0.5}).replace("0.5", "1e999")
+        anyone.refuses(anyone.send_json(target, overflow), 422, loc=["body", field])
+
+
+def test_only_a_flag_is_a_flag(anyone: Caller) -> None:
+    values: list[Any] = [MARKER, "", 2, -1, 0.5, float("nan"), 10**4000, [], {}, [True]]
+    for field in UPDATE_USER.flags:
+        for value in values:
+            anyone.refuses(anyone.send_json(UPDATE_USER, {field: value}), 422, loc=["body", field])
+
+
+@each_target
+def test_null_is_refused_where_a_value_is_needed(anyone: Caller, target: Target) -> None:
+    for field in {*target.strings, *target.flags} - NULLABLE:
+        anyone.refuses(anyone.send_json(target, target.body | {field: None}), 422, loc=["body", field])
+
+
+@each_target
+def test_json_of_any_depth_is_refused_cheaply(anyone: Caller, target: Target) -> None:
+    (field, *_) = target.body
+    anyone.refuses(anyone.send_json(target, "[" * 100_000), 400)
+    for depth in (5000, 900):  # how deep the parser goes depends on the version of Python
+        nested = f'{{"{field}": {"[" * depth}"{MARKER}"{"]" * depth}}}'
+        anyone.refuses(anyone.send_json(target, nested), 400, 422)
+        anyone.refuses(anyone.send_json(target, nested.replace("[", '{"x":').replace("]", "}")), 400, 422)
+
+
+@each_target
+def test_a_number_of_any_length_is_refused(anyone: Caller, target: Target) -> None:
+    (field, *_) = target.body
+    anyone.refuses(anyone.send_json(target, f'{{"{field}": {"9" * 5000}}}'), 400)
+
+
+# The longest ones are just below the limit for bodies.
+OUT_OF_BOUNDS = {
+    "title": ["", "t" * 256, MARKER * 149_000],
+    "description": ["d" * 2001, MARKER * 149_000],
+    "full_name": ["n" * 256, MARKER * 149_000],
+    "email": ["", f"{'e' * 243}@example.com", f"{MARKER * 55}@example.com", f"e@{'e' * 400}.com"],
+    "password": ["short", "p" * 129, MARKER * 149_000],
+    "current_password": ["p" * 129, MARKER * 149_000],
+}
+
+
+@each_target
+def test_every_string_has_its_lengths(anyone: Caller, target: Target) -> None:
+    for field in target.strings:
+        for value in OUT_OF_BOUNDS[field]:
+            answer = anyone.send_json(target, target.body | {field: value})
+            anyone.refuses(answer, 422, loc=["body", field])
+            assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"title": "t"}, {"title": "t" * 255}, {"title": "😀" * 255, "description": "😀" * 2000}],
+    ids=["shortest", "longest", "beyond the BMP"],
+)
+def test_strings_may_be_as_long_as_is_said(writer: Caller, item: dict[str, str]) -> None:
+    created = writer.send_json(CREATE_ITEM, item)
+    assert created.status_code == 201
+    stored = writer.send("GET", f"/items/{created.json()['id']}").json()
+    assert {name: stored[name] for name in item} == item
+
+
+def test_of_keys_that_are_repeated_the_last_one_counts(writer: Caller) -> None:
+    created = writer.send_json(CREATE_ITEM, '{"title": "", "title": "b"}')
+    assert (created.status_code, created.json()["title"]) == (201, "b")
+    assert writer.service.read(items.get, writer.user, uuid.UUID(created.json()["id"])).title == "b"
+    writer.refuses(writer.send_json(CREATE_ITEM, '{"title": "a", "title": ""}'), 422, loc=["body", "title"])
+
+
+BAD_IDS = [
+    str(2**31),
+    str(2**63),
+    str(-(2**64)),
+    "9" * 5000,
+    "1.0",
+    "1_0",
+    "%20..",
+    f"%20{ID}",
+    f"{ID}%20",
+    f"{ID}%00",
+    f"%7B{ID}%7D",
+    f"urn:uuid:{ID}",
+    ID.replace("-", ""),
+    ID[:-1],
+    ID.replace("0", "%EF%BC%90"),  # digits, to Python
+    "%ff",
+    "%ED%A0%80",
+    "me%00",
+    MARKER,
+]
+
+
+@pytest.mark.parametrize("entity", ["items", "users"])
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_an_id_has_one_spelling(anyone: Caller, entity: str, method: str) -> None:
+    field = f"{entity[:-1]}_id"
+    for given_id in BAD_IDS:
+        answer = anyone.send(method, f"/{entity}/{given_id}", json={})
+        anyone.refuses(answer, 422, loc=["path", field])
+        assert given_id not in answer.text
+        assert unquote(given_id) not in answer.text
+    for given_id in (f"{ID}/x", f"a%2F{ID}"):
+        anyone.refuses(anyone.send(method, f"/{entity}/{given_id}"), 404)
+
+
+BAD_QUERIES = [
+    *(f"limit={value}" for value in (0, -1, 101, 10**9, 2**63, -(2**64), "9" * 5000, "x", "", "1.5", "1e1", "NaN")),
+    *(f"skip={value}" for value in (-1, 10**6 + 1, 2**63, -(2**64), "9" * 5000, "x", "", "0x0", MARKER)),
+    *(f"limit={MARKER}{value}" for value in ("%00", "%ff", "%ED%A0%80", "%0d%0a")),
+    *(f"q={MARKER}{value}" for value in ("", "%00", "%ff", "%0d%0a")),
+    "limit=1&limit=0",
+    "limit=1&limit=x",
+    "offset=1",
+    "page=1",
+]
+
+
+@pytest.mark.parametrize("path", ["/items/", "/users/"])
+def test_a_list_has_bounds_and_no_further_parameters(anyone: Caller, path: str) -> None:
+    for query in BAD_QUERIES:
+        answer = anyone.send("GET", f"{path}?{query}")
+        anyone.refuses(answer, 422, loc=["query", query.partition("=")[0]])
+        assert "9999" not in answer.text
+    for query in ("%00=1", "%ff=1", "%0d%0a=1", "=1"):
+        anyone.refuses(anyone.send("GET", f"{path}?{query}"), 422)
+
+
+@pytest.mark.parametrize("path", ["/items/", "/users/"])
+def test_the_bounds_themselves_are_accepted(anyone: Caller, path: str) -> None:
+    for query in ("limit=1", "limit=100", "skip=0", "skip=1000000", ""):
+        assert anyone.send("GET", f"{path}?{query}").status_code == 200
+
+
+FORM = "application/x-www-form-urlencoded"
+BAD_FORMS = [
+    (b"username=hunter2%00&password=x", FORM, "username"),
+    (b"username=root@example.com&password=hunter2%00", FORM, "password"),
+    (b"username=hunter2%ff&password=x", FORM, "username"),
+    (b"username=hunter2%ED%A0%80&password=x", FORM, "username"),
+    (b"username=hunter2%0d%0a&password=x", FORM, "username"),
+    (b"username=hunter2%E2%80%AE&password=x", FORM, "username"),
+    (b"username=%s&password=x" % (b"hunter2" * 60), FORM, "username"),
+    (b"username=x&password=%s" % (b"hunter2" * 149_000), FORM, "password"),
+    (b"username=hunter2", FORM, "password"),
+    (b"password=hunter2", FORM, "username"),
+    (b"username=x&password=hunter2&grant_type=hunter2", FORM, "grant_type"),
+    (b"username=x&password=hunter2&scope=%00", FORM, "scope"),
+    (b"username=x&password=hunter2&client_id=%00", FORM, "client_id"),
+    (b"", FORM, "username"),
+    (b"&=&&;%", FORM, "username"),
+    (b'{"username": "root@example.com", "password": "hunter2"}', "application/json", "username"),
+    (b"username=root@example.com&password=hunter2", "text/plain", "username"),
+    (b"\xff\xfe", "application/octet-stream", "username"),
+]
+
+
+def test_a_login_form_is_checked_like_any_body(anyone: Caller) -> None:
+    for content, content_type, field in BAD_FORMS:
+        answer = anyone.send("POST", "/auth/login", content=content, headers={"Content-Type": content_type})
+        anyone.refuses(answer, 422, loc=["body", field])
+        assert len(answer.content) < 1000
+
+
+def test_a_login_with_what_is_no_text_fails_like_any_other(anyone: Caller) -> None:
+    for content in (
+        b"username=hunter2\xff&password=x",
+        b"username=root@example.com&password=hunter2\xff",
+        b"username=root@example.com&password=hunter2%ff",
+        b"username=root@example.com&password=hunter2%ED%A0%80",
+    ):
+        answer = anyone.send("POST", "/auth/login", content=content, headers={"Content-Type": FORM})
+        anyone.refuses(answer, 401)
+
+
+def part(name: str, value: bytes, *headers: bytes) -> bytes:
+    disposition = b'Content-Disposition: form-data; name="%s"' % name.encode()
+    return b"\r\n".join([b"--x", disposition, *headers, b"", value, b""])
+
+
+GOOD_PARTS = part("username", b"nobody@example.com") + part("password", b"hunter2")
+MULTIPART = "multipart/form-data; boundary=x"
+MALFORMED: dict[str, tuple[bytes, str, int]] = {
+    "no boundary": (GOOD_PARTS + b"--x--\r\n", "multipart/form-data", 400),
+    "an empty boundary": (GOOD_PARTS + b"--x--\r\n", "multipart/form-data; boundary=", 400),
+    "another boundary": (GOOD_PARTS + b"--x--\r\n", "multipart/form-data; boundary=y", 400),
+    "a boundary of 5000 characters": (GOOD_PARTS, f"multipart/form-data; boundary={'x' * 5000}", 400),
+    "a boundary outside ASCII": (GOOD_PARTS, "multipart/form-data; boundary=\xff", 400),
+    "truncated in a header": (GOOD_PARTS[:30], MULTIPART, 422),
+    "truncated in a value": (GOOD_PARTS[:-6], MULTIPART, 422),
+    "nothing but the end": (b"--x--\r\n", MULTIPART, 422),
+    "3000 headers": (part("username", b"x", *(b"A%d: x" % n for n in range(3000))) + b"--x--\r\n", MULTIPART, 400),
+    "a header of 500 kB": (part("username", b"x", b"A: " + b"x" * 500_000) + b"--x--\r\n", MULTIPART, 400),
+    "1001 parts": (part("a", b"x") * 1001 + b"--x--\r\n", MULTIPART, 400),
+    "a part without a disposition": (b"--x\r\nA: b\r\n\r\nhunter2\r\n--x--\r\n", MULTIPART, 400),
+    "a part without a name": (b"--x\r\nContent-Disposition: form-data\r\n\r\nhunter2\r\n--x--\r\n", MULTIPART, 400),
+    "a file": (GOOD_PARTS.replace(b'"username"', b'"username"; filename="hunter2"') + b"--x--\r\n", MULTIPART, 422),
+    "NUL": (part("username", b"hunter2\0") + part("password", b"hunter2") + b"--x--\r\n", MULTIPART, 422),
+    "no UTF-8": (part("username", b"hunter2\xff") + part("password", b"hunter2") + b"--x--\r\n", MULTIPART, 401),
+    "no line": (b"hunter2", MULTIPART, 400),
+}
+
+
+def test_a_malformed_multipart_form_is_refused(anyone: Caller) -> None:
+    for content, content_type, status in MALFORMED.values():
+        headers = {"Content-Type": content_type.encode("latin-1")}
+        anyone.refuses(anyone.send("POST", "/auth/login", content=content, headers=headers), status)
+
+
+NAMES = st.sampled_from(["username", *{field: None for target in TARGETS for field in target.strings + target.flags}])
+STRINGS = st.text(st.characters(exclude_categories=[]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | STRINGS,
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(NAMES | STRINGS, children, max_size=4),
+    max_leaves=8,
+)
+CONTENTS = st.one_of(st.dictionaries(NAMES, VALUES, max_size=5).map(json.dumps), VALUES.map(json.dumps), st.binary())
+TYPES = st.sampled_from(["application/json", "application/json", FORM, MULTIPART, "text/plain", ""])
+
+
+@given(content=CONTENTS, content_type=TYPES)
+@hypothesis_settings(
+    derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_nothing_that_is_sent_breaks_the_service(writer: Caller, content: str | bytes, content_type: str) -> None:
+    for method, path in (("POST", "/items/"), ("POST", "/users/"), ("PATCH", "/users/me"), ("POST", "/auth/login")):
+        answer = writer.send(method, path, content=content, headers={"Content-Type": content_type})
+        assert answer.status_code < 500
+        if answer.status_code >= 400:
+            writer.refuses(answer, 400, 401, 415, 422)

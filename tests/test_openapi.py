@@ -1,0 +1,206 @@
+"""The OpenAPI document: committed, complete, and true of what the service answers."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from app.main import create_app
+from app.users import User
+from tests.conftest import PASSWORD
+from tests.service import ROOT, settings
+
+Json = dict[str, Any]
+
+PROBLEM = "application/problem+json"
+ID = "019b76da-a800-7000-8000-0000facade00"
+COMMAND = """python -c "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))" """
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(settings())
+
+
+@pytest.fixture(scope="module")
+def document(app: FastAPI) -> Json:
+    return app.openapi()
+
+
+@pytest.fixture
+def backend() -> str:
+    """The document is the same for both databases."""
+    return "sqlite"
+
+
+def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(reference := node.get("$ref"), str):
+            yield reference
+        for child in node.values():
+            yield from references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def test_the_committed_document_is_up_to_date(document: Json) -> None:
+    if (ROOT / "app/openapi.json").read_text() != json.dumps(document, indent=2) + "\n":
+        pytest.fail(f"app/openapi.json is not what the routes say. If that is meant: {COMMAND}> app/openapi.json")
+
+
+def test_operations_are_named_after_their_functions(app: FastAPI, document: Json) -> None:
+    functions = {
+        (route.path, method.lower()): getattr(route.endpoint, "__name__", "")
+        for route in iter_route_contexts(app.routes)
+        for method in route.methods or ()
+    }
+    names = {(path, method): operation["operationId"] for path, method, operation in operations(document)}
+    assert names == {key: functions[key] for key in names}
+    assert len(set(names.values())) == len(names)
+
+
+def test_every_operation_explains_itself(document: Json) -> None:
+    declared = {tag["name"] for tag in document["tags"]}
+    assert all(tag["description"] for tag in document["tags"])
+    for path, _, operation in operations(document):
+        assert operation["summary"]
+        assert operation["description"].endswith(".")
+        assert len(operation["tags"]) == 1
+        assert set(operation["tags"]) <= declared
+        named = {(parameter["in"], parameter["name"]) for parameter in operation.get("parameters", [])}
+        assert {("path", name) for name in re.findall("{(.*?)}", path)} <= named
+        assert ("requestBody" in operation) <= ("422" in operation["responses"])
+
+
+def test_every_error_is_a_problem_with_examples(document: Json) -> None:
+    for _, _, operation in operations(document):
+        errors = {status: response for status, response in operation["responses"].items() if int(status) >= 400}
+        assert {"500", "503"} <= set(errors)
+        for status, response in errors.items():
+            assert response["description"]
+            assert list(response["content"]) == [PROBLEM]
+            content = response["content"][PROBLEM]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert content["examples"]
+            for code, example in content["examples"].items():
+                assert (example["value"]["status"], example["value"]["code"]) == (int(status), code)
+
+
+def test_a_success_is_json_or_nothing(document: Json) -> None:
+    for _, method, operation in operations(document):
+        (status,) = [status for status in operation["responses"] if int(status) < 400]
+        content = operation["responses"][status].get("content", {})
+        assert list(content) == ([] if status == "204" else ["application/json"])
+        assert (status == "204") == (method == "delete")
+
+
+def test_every_reference_leads_somewhere_and_nothing_is_left_over(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    assert not {"HTTPValidationError", "ValidationError"} & set(schemas)
+    used: set[str] = set()
+    found = list(references(document["paths"]))
+    while found:
+        name = found.pop().removeprefix("#/components/schemas/")
+        if name not in used:
+            used.add(name)
+            found += references(schemas[name])
+    assert used == set(schemas)
+
+
+def test_it_is_openapi_3_1(document: Json) -> None:
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert set(document["info"]) >= {"title", "version", "description"}
+    schemes = document["components"]["securitySchemes"]
+    assert {name for _, _, each in operations(document) for need in each.get("security", []) for name in need} == set(
+        schemes
+    )
+    for path, method, operation in operations(document):
+        assert path.startswith("/")
+        assert method in ("get", "post", "patch", "delete")
+        assert ("requestBody" in operation) == (method in ("post", "patch"))
+        for parameter in operation.get("parameters", []):
+            assert parameter["required"] is (parameter["in"] == "path")
+            assert parameter["schema"]
+        assert all(response["description"] for response in operation["responses"].values())
+
+
+def test_what_every_answer_has_is_declared_to_be_there(document: Json) -> None:
+    public = {name: schema for name, schema in document["components"]["schemas"].items() if name.endswith("Public")}
+    assert set(public) >= {"UserPublic", "ItemPublic"}
+    for schema in public.values():
+        assert list(schema["properties"])[:3] == ["id", "created_at", "updated_at"]
+        assert set(schema["required"]) == set(schema["properties"])
+
+
+def test_what_stays_hidden_is_not_even_mentioned(document: Json) -> None:
+    assert not re.search('"(hashed_password|version_id|version)": {', json.dumps(document["components"]))
+
+
+def check(document: Json, answer: httpx2.Response) -> None:
+    """That the operation which gave this answer says so."""
+    method, path = answer.request.method.lower(), answer.request.url.path
+    patterns = {each: re.sub("{.*?}", "[^/]+", each) for each in sorted(document["paths"], key=lambda p: p.count("{"))}
+    template = next(each for each, pattern in patterns.items() if re.fullmatch(pattern, path))
+    responses = document["paths"][template][method]["responses"]
+    assert str(answer.status_code) in responses, (method, template, answer.status_code)
+    content = responses[str(answer.status_code)].get("content", {})
+    media_type = answer.headers["Content-Type"] if answer.content else None
+    assert list(content) == ([media_type] if media_type else [])
+    if media_type == PROBLEM:
+        assert answer.json()["code"] in content[PROBLEM]["examples"], (method, template, answer.json())
+
+
+def test_whatever_is_answered_is_documented(
+    document: Json,
+    client: httpx2.Client,
+    client_of: Callable[[User], httpx2.Client],
+    ada: User,
+    root: User,
+    ivan: User,
+) -> None:
+    clients = [client, *map(client_of, (ivan, ada, root))]
+    bad: list[Json] = [{"json": []}, {"json": {"unknown": 1}}, {"content": "{}"}, {"content": b" " * 2_000_000}]
+    bad.append({"content": "{", "headers": {"Content-Type": "application/json"}})
+    new = {"email": "new@example.com", "password": PASSWORD}
+    good: list[tuple[str, str, Json]] = [
+        ("POST", "/api/v1/users/", {"json": new}),
+        ("POST", "/api/v1/items/", {"json": {"title": "Notes"}}),
+        ("PATCH", "/api/v1/users/me", {"json": {"email": "new@example.com", "current_password": "wrong"}}),
+        ("PATCH", "/api/v1/users/me", {"json": {"email": "new@example.com", "current_password": PASSWORD}}),
+        ("PATCH", f"/api/v1/users/{root.id}", {"json": {"is_active": False}}),
+        ("PATCH", f"/api/v1/users/{ada.id}", {"json": {"email": "new@example.com"}}),
+        ("DELETE", f"/api/v1/users/{root.id}", {}),
+        ("DELETE", "/api/v1/users/me", {}),
+        *(
+            ("POST", "/api/v1/auth/login", {"data": {"username": f"{name}@example.com", "password": password}})
+            for name, password in (("root", PASSWORD), ("root", "wrong"), ("ivan", PASSWORD))
+        ),
+        ("GET", "/api/v1/items/", {"params": {"limit": 0}}),
+    ]
+    seen: set[int] = set()
+    for each in clients:
+        for path, method, operation in operations(document):
+            for item_id in (ID, "x") if "{" in path else ("",):
+                if (method, path) != ("delete", "/api/v1/users/me"):
+                    answer = each.request(method, re.sub("{.*?}", item_id, path))
+                    check(document, answer)
+            if "requestBody" in operation:
+                for body in bad:
+                    check(document, each.request(method, re.sub("{.*?}", ID, path), **body))
+        for method, path, request in good:
+            answer = each.request(method, path, **request)
+            check(document, answer)
+            seen.add(answer.status_code)
+    assert seen >= {200, 201, 204, 400, 401, 403, 409, 422}
