@@ -2,11 +2,17 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import BaseModel
+from sqlmodel import Session
 
+from app.db import Record
 from app.errors import AppError
+
+R = TypeVar("R", bound=Record)
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
@@ -46,6 +52,19 @@ class Conditions:
         self._check_match(current)
         if self._seen(current):
             raise PreconditionFailed
+
+    def check_row(self, _session: Session, row: Record) -> None:
+        """The same for a row, as a unit that has just locked it asks."""
+        self.check(etag(row))
+
+    def check_as(self, view: Callable[[Session, R], BaseModel]) -> Callable[[Session, R], None]:
+        """The same where the resource is a view of its row."""
+
+        def check(session: Session, row: R) -> None:
+            if self != ANY:
+                self.check(etag(view(session, row)))
+
+        return check
 
     def check_read(self, current: str) -> None:
         """Refuse to show what the client has already (NotModified), or another state than it asks for."""

@@ -26,10 +26,9 @@ from app import items, migrations, users
 from app.api.deps import Db
 from app.db import Database, make_engine
 from app.errors import Conflict, Unavailable
-from app.items import Item, ItemCreate
+from app.items import Item, ItemCreate, ItemPage
 from app.main import create_app
-from app.paging import Page
-from app.users import EmailTaken, User, UserCreate
+from app.users import EmailTaken, User, UserCreate, UserPage
 from tests.conftest import HASHED, NO_POSTGRESQL, PASSWORD, _empty, add_user, admin, skip, token_of
 from tests.postgres import Postgres, find_binaries
 from tests.service import Process, Service, serving, settings
@@ -147,7 +146,13 @@ def test_rows_come_back_complete_detached_and_in_the_declared_order(service: Ser
     ada = service.write(add, "ada")
     written = service.write(items.create, ada, NOTES)
     changed = service.write(items.update, ada, written.id, items.ItemUpdate(title="Edited"))
-    for row in (ada, written, changed, service.read(users.get, ada.id), *service.read(items.page, ada, Page())):
+    for row in (
+        ada,
+        written,
+        changed,
+        service.read(users.get, ada.id),
+        *service.read(items.page, ada, ItemPage()).rows,
+    ):
         state = inspect(row)
         assert state.detached
         assert state.unloaded == set()
@@ -299,7 +304,7 @@ def test_a_connection_is_free_before_the_answer_is_sent(migrated_url: str) -> No
     @app.get("/busy")
     async def busy(db: Db, tasks: BackgroundTasks) -> int:
         tasks.add_task(done.wait, 30)
-        return len(await db.read(users.page, Page()))
+        return len((await db.read(users.page, UserPage())).rows)
 
     service = Service(chosen, app)
     try:
@@ -540,7 +545,7 @@ def test_of_many_sign_ups_with_one_address_one_succeeds(pair: Pair) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = sorted(pool.map(sign_up, range(20)))
     assert answers == [(201, None), *[(400, "email_taken")] * 19] or answers[-1] == (201, None)
-    assert [user.email for user in elsewhere(pair.database_url, users.page, Page())] == [address]
+    assert [user.email for user in elsewhere(pair.database_url, users.page, UserPage()).rows] == [address]
 
 
 def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None:

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from app import items, paging, users
+from app import items, users
 from tests.conftest import PASSWORD, skip
 from tests.service import Service, serving, settings
 
@@ -112,7 +112,7 @@ def test_a_newcomer_signs_up_authorizes_and_creates_an_item(docs: Service, visit
     sign_up_authorize_and_create_an_item(visit)
     ada = docs.read(users.find_by_email, "ada@example.com")
     assert ada
-    assert [item.title for item in docs.read(items.page, ada, paging.Page())] == ["Engine"]
+    assert [item.title for item in docs.read(items.page, ada, items.ItemPage()).rows] == ["Engine"]
     assert visit.complaints == []
     assert {httpx2.URL(url).netloc.decode() for url in visit.requested} == {docs.url.removeprefix("http://")}
 

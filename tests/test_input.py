@@ -111,7 +111,10 @@ class Caller:
     def rows(self) -> list[list[tuple[Any, ...]]]:
         def read(session: Session) -> list[list[tuple[Any, ...]]]:
             tables = SQLModel.metadata.sorted_tables
-            return [[tuple(row) for row in session.execute(table.select().order_by(table.c.id))] for table in tables]
+            return [
+                [tuple(row) for row in session.execute(table.select().order_by(*table.primary_key.columns))]
+                for table in tables
+            ]
 
         return self.service.read(read)
 

@@ -9,11 +9,10 @@ from urllib.parse import urlencode
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
-from sqlmodel import Session
 
 from app import idempotency, paging
 from app.api.deps import AppSettings, CurrentUser, Db
-from app.conditions import ANY, Conditions, etag
+from app.conditions import Conditions, etag
 from app.db import Record
 from app.errors import Invalid
 from app.idempotency import Answer
@@ -46,19 +45,6 @@ class Resource:
             self.conditions.check_read(tag)
         self._response.headers["ETag"] = tag
         return resource
-
-    def check(self, _session: Session, row: Record) -> None:
-        """Refuse to change a row that is not as the request wants it."""
-        self.conditions.check(etag(row))
-
-    def check_as(self, view: Callable[[Session, R], BaseModel]) -> Callable[[Session, R], None]:
-        """The same where the resource is a view of its row."""
-
-        def check(session: Session, row: R) -> None:
-            if self.conditions != ANY:
-                self.conditions.check(etag(view(session, row)))
-
-        return check
 
 
 OneResource = Annotated[Resource, Depends()]
@@ -106,13 +92,14 @@ class Creator:
         route: APIRoute = scope["route"]
         model: TypeAdapter[Any] = TypeAdapter(route.response_model)
 
-        def answer(session: Session) -> Answer:
-            row = work(session, *args)
+        def answer(row: R) -> Answer:
             body = model.dump_json(model.validate_python(row))
             return Answer(status=route.status_code or 200, headers=self._created.headers(row, row), body=body)
 
         fingerprint = hashlib.sha256(same).hexdigest()
-        kept = await self._db.write(idempotency.once, self._user.id, self._key, fingerprint, answer)
+        kept = await self._db.write(
+            idempotency.once, self._user.id, self._key, fingerprint, lambda session: answer(work(session, *args))
+        )
         return Response(kept.body, kept.status, kept.headers, "application/json")
 
 

@@ -402,7 +402,8 @@ def test_a_superuser_changes_every_field_of_a_user(
     body = {**changes, "email": "ADA@X.org", "password": "another password"}
     changed = client_of(root).patch(f"{USERS}{ada.id}", json=body)
     assert changed.status_code == 200
-    assert changed.json() == public(ada) | changes | {"updated_at": changed.json()["updated_at"]}
+    updated_at = changed.json()["updated_at"]
+    assert changed.json() == public(ada) | changes | {"updated_at": updated_at, "items": []}
     assert log_in(client, "ada@x.org", "another password") == 200
     assert client_of(ada).get(f"{USERS}{root.id}").status_code == 200
 
@@ -439,8 +440,9 @@ def test_a_patch_that_changes_nothing_changes_nothing(
     same = {"full_name": ada.full_name, "email": ada.email}
     rights = {"is_active": True, "is_superuser": False}
     for path, user, body in ((ME, ada, same), (f"{USERS}{ada.id}", root, same | rights)):
-        assert client_of(user).patch(path, json={}).json() == public(ada)
-        assert client_of(user).patch(path, json=body).json() == public(ada)
+        for nothing in ({}, body):
+            answer = client_of(user).patch(path, json=nothing).json()
+            assert answer == public(ada) | ({"items": []} if user is root else {})
     assert stored(service) == before
 
 

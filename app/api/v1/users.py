@@ -59,13 +59,13 @@ async def update_me(
     db: Db, passwords: PasswordService, user: CurrentUser, resource: OneResource, changes: UserUpdateMe
 ) -> User:
     """Change yourself (JSON merge patch); a new email or password needs your current password."""
-    return resource.show(await users.update_me(db, passwords, user, changes, resource.check))
+    return resource.show(await users.update_me(db, passwords, user, changes, resource.conditions.check_row))
 
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser))
 async def delete_me(db: Db, user: CurrentUser, resource: OneResource) -> None:
     """Delete yourself and all that is yours."""
-    await db.write(users.delete, user.id, resource.check)
+    await db.write(users.delete, user.id, resource.conditions.check_row)
 
 
 @router.get("/{user_id}", responses=problems(NotFound))
@@ -79,7 +79,7 @@ async def update_user(
     db: Db, passwords: PasswordService, user: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
 ) -> UserWithItems:
     """Change any user, as a superuser (JSON merge patch)."""
-    await users.update(db, passwords, user_id, changes, resource.check_as(items.with_items))
+    await users.update(db, passwords, user_id, changes, resource.conditions.check_as(items.with_items))
     return resource.show(await db.read(items.owner, user, user_id))
 
 
@@ -90,4 +90,4 @@ async def update_user(
 )
 async def delete_user(db: Db, _: Superuser, resource: OneResource, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await db.write(users.delete, user_id, resource.check_as(items.with_items))
+    await db.write(users.delete, user_id, resource.conditions.check_as(items.with_items))
