@@ -60,8 +60,8 @@ class UserUpdate(Input):
     full_name: Line | None = Field(default=None, max_length=255)
     email: Email = omittable()
     password: Password = omittable()
-    is_active: bool = omittable()
-    is_superuser: bool = omittable()
+    is_active: bool = omittable(strict=True)
+    is_superuser: bool = omittable(strict=True)
 
 
 class UserPage(Page):

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import NoReturn
 
 # Before the app is imported, which makes one from the environment.
 _folder = tempfile.TemporaryDirectory(prefix="onefold-tests-")
@@ -32,19 +33,17 @@ PASSWORD = "correct horse battery"
 HASHED = security._argon2id.hash(PASSWORD)
 
 NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
-_skipped: set[str] = set()
 
 
-def skip(reason: str) -> None:
+def skip(reason: str) -> NoReturn:
     """Skip what this machine cannot run, and say so at the end; in CI that is a failure."""
     if os.environ.get("CI"):
         pytest.fail(reason)
-    _skipped.add(reason)
     pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason in sorted(_skipped):
+    for reason in sorted({report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())}):
         terminalreporter.write_line(f"NOT EVERYTHING WAS TESTED: {reason}", red=True, bold=True)
 
 
