@@ -38,9 +38,9 @@ class LoginForm(BaseModel):
 
 
 class Token(BaseModel):
-    access_token: str
+    access_token: str = Field(max_length=4096)
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the name of a scheme
-    expires_in: int = Field(description="Seconds for which the access token is good")
+    expires_in: int = Field(ge=1, le=2**31, description="Seconds for which the access token is good")
 
 
 async def login(db: Database, passwords: Passwords, settings: Settings, form: LoginForm) -> Token:

@@ -1,6 +1,7 @@
 """The application: settings, database, middleware, handlers and routers put together."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,6 +92,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await prestart.first_run(settings)
     app.state.database = Database(settings.database_url, pool_size=settings.database_pool_size)
     app.state.passwords = Passwords()
+    gc.collect()
+    gc.freeze()  # what is here now stays: do not look through it at every collection
     if settings.drain_seconds:
         _drain_before_stopping(app, settings.drain_seconds)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
 import jwt
@@ -125,7 +126,7 @@ Purpose = Literal["access"]
 _Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799)]  # seconds, to the end of the year 9999
 
 
-class Claims(BaseModel):
+class Claims(BaseModel, frozen=True):
     """What a token says (RFC 7519 section 4.1); `typ` and `aud` both name its purpose."""
 
     iss: str
@@ -152,18 +153,21 @@ def encode_token(purpose: Purpose, subject: uuid.UUID, lifetime: timedelta, *, k
 
 def decode_token(token: str, purpose: Purpose, *, key: str, algorithm: str) -> Claims:
     """The claims of a token that was signed here for this purpose and has not expired; else InvalidToken (RFC 8725)."""
+    claims = _signed_claims(token, purpose, ISSUER, key, algorithm)
+    now, leeway = time.time(), LEEWAY.total_seconds()
+    if claims.exp <= now - leeway or claims.iat > now + leeway:
+        raise InvalidToken
+    return claims
+
+
+@lru_cache(maxsize=1024)  # a client sends the same token with every request; what depends on the time is left out
+def _signed_claims(token: str, purpose: Purpose, issuer: str, key: str, algorithm: str) -> Claims:
     if not re.fullmatch(r"[\w.-]{1,4096}", token, re.ASCII):  # what comes padded is no JWS (RFC 7515 section 2)
         raise InvalidToken
+    required = list(Claims.model_fields)
+    options: jwt.types.Options = {"require": required, "strict_aud": True, "verify_exp": False, "verify_iat": False}
     try:
-        payload = jwt.decode(
-            token,
-            key,
-            [algorithm],
-            options={"require": list(Claims.model_fields), "strict_aud": True},
-            audience=purpose,
-            issuer=ISSUER,
-            leeway=LEEWAY,
-        )
+        payload = jwt.decode(token, key, [algorithm], options, audience=purpose, issuer=issuer, leeway=LEEWAY)
         claims = Claims.model_validate(payload)
     except (jwt.PyJWTError, ValidationError):
         raise InvalidToken from None

@@ -77,7 +77,7 @@ def app() -> FastAPI:
     return create_app(settings(max_body_bytes=1024))
 
 
-@pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 64, str(uuid.uuid4())])
+@pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 64, "019b76da-a800-7000-8000-0000facade00"])
 def test_a_request_keeps_the_id_that_it_came_with(client: httpx2.Client, given: str) -> None:
     answer = client.get("/nowhere", headers={"X-Request-ID": given})
     assert answer.headers.get_list("X-Request-ID") == [given]
