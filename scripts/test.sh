@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/lint.sh
-.venv/bin/python -m pytest --numprocesses=auto --dist=loadfile --cov=app "$@"
+.venv/bin/python -m pytest --numprocesses=auto --dist=worksteal --cov=app "$@"

@@ -1,13 +1,17 @@
 """The rules of the layout, so that it stays what it is while it grows."""
 
 import ast
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
+from fastapi.security.base import SecurityBase
 from sqlmodel import SQLModel
 
 from app.api import v1
@@ -130,3 +134,17 @@ def test_every_module_says_in_one_line_what_it_is_for(module: str) -> None:
     first, _, rest = (ast.get_docstring(tree_of(module)) or "").partition("\n")
     assert first.endswith(".")
     assert not rest or rest.startswith("\n")
+
+
+def test_no_route_and_no_dependency_is_run_in_a_thread() -> None:
+    def calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
+        if dependant.call and not isinstance(dependant.call, SecurityBase):
+            yield dependant.call
+        for each in dependant.dependencies:
+            yield from calls(each)
+
+    routes = [route for route in iter_route_contexts(create_app(settings()).routes) if hasattr(route, "dependant")]
+    assert routes
+    for route in routes:
+        for call in calls(route.dependant):
+            assert inspect.iscoroutinefunction(call), call

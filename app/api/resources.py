@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
@@ -13,11 +14,12 @@ from pydantic import BaseModel, TypeAdapter
 from app import idempotency, paging
 from app.api.deps import AppSettings, CurrentUser, Db
 from app.conditions import Conditions, etag
-from app.db import Record
+from app.db import Database, Record
 from app.errors import Invalid
 from app.idempotency import Answer
 from app.paging import Page, Position, Slice
 from app.security import seal, unseal
+from app.users import User
 
 R = TypeVar("R", bound=Record)
 
@@ -27,15 +29,12 @@ _Tags = Annotated[str | None, Header(max_length=1024, description="Entity tags, 
 class Resource:
     """One resource: what a request asks of its state, and what an answer tells of it."""
 
-    def __init__(
-        self, request: Request, response: Response, if_match: _Tags = None, if_none_match: _Tags = None
-    ) -> None:
+    def __init__(self, request: Request, response: Response) -> None:
         self._response = response
         self._is_read = request.method == "GET"
-        lines = {name: request.headers.getlist(name) for name in ("if-match", "if-none-match")}
+        if_match, if_none_match = (request.headers.getlist(name) for name in ("if-match", "if-none-match"))
         self.conditions = Conditions(
-            ", ".join(lines["if-match"]) if if_match is not None else None,
-            ", ".join(lines["if-none-match"]) if if_none_match is not None else None,
+            ", ".join(if_match) if if_match else None, ", ".join(if_none_match) if if_none_match else None
         )
 
     def show(self, resource: R) -> R:
@@ -47,7 +46,17 @@ class Resource:
         return resource
 
 
-OneResource = Annotated[Resource, Depends()]
+# Dependencies are coroutines even where they have nothing to wait for: FastAPI gives all others a thread.
+async def _resource(
+    request: Request,
+    response: Response,
+    if_match: _Tags = None,  # noqa: ARG001  # for the document and its bounds: a list may come in several lines
+    if_none_match: _Tags = None,  # noqa: ARG001
+) -> Resource:
+    return Resource(request, response)
+
+
+OneResource = Annotated[Resource, Depends(_resource)]
 
 
 class Locator:
@@ -64,7 +73,11 @@ class Locator:
         return {"Location": f"{self._path}/{resource.id}", "ETag": etag(shown_as)}
 
 
-Created = Annotated[Locator, Depends()]
+async def _locator(request: Request, response: Response) -> Locator:
+    return Locator(request, response)
+
+
+Created = Annotated[Locator, Depends(_locator)]
 
 _Key = Annotated[
     str | None,
@@ -78,11 +91,8 @@ class Creator:
     With an `Idempotency-Key` the answer is kept for 24 hours, and given again when the same request comes again.
     """
 
-    def __init__(
-        self, request: Request, db: Db, user: CurrentUser, created: Created, idempotency_key: _Key = None
-    ) -> None:
-        self._request, self._db, self._user, self._created = request, db, user, created
-        self._key = idempotency_key
+    def __init__(self, request: Request, db: Database, user: User, created: Locator, key: str | None) -> None:
+        self._request, self._db, self._user, self._created, self._key = request, db, user, created, key
 
     async def __call__(self, work: Callable[..., R], *args: Any) -> R | Response:
         if self._key is None:
@@ -103,19 +113,24 @@ class Creator:
         return Response(kept.body, kept.status, kept.headers, "application/json")
 
 
-Create = Annotated[Creator, Depends()]
+async def _creator(
+    request: Request, db: Db, user: CurrentUser, created: Created, idempotency_key: _Key = None
+) -> Creator:
+    return Creator(request, db, user, created, idempotency_key)
+
+
+Create = Annotated[Creator, Depends(_creator)]
 
 
 class Lister:
     """Reads a page, and links the next: `await pages.of(wanted, items.page, user)` is all that a list needs."""
 
-    def __init__(self, request: Request, response: Response, db: Db, user: CurrentUser, settings: AppSettings) -> None:
-        self._request, self._response, self._db, self._user = request, response, db, user
-        self._key = settings.secret_key.get_secret_value()
-        names = [name for name, _ in request.query_params.multi_items()]
-        if repeated := {name for name in names if names.count(name) > 1}:
+    def __init__(self, request: Request, response: Response, db: Database, user: User, *, key: str) -> None:
+        self._request, self._response, self._db, self._user, self._key = request, response, db, user, key
+        given = Counter(name for name, _ in request.query_params.multi_items())
+        if repeated := [name[:64] for name, times in given.items() if times > 1]:
             msg = "Parameter should be given once"
-            raise Invalid(*({"loc": ["query", name[:64]], "msg": msg, "type": "repeated"} for name in sorted(repeated)))
+            raise Invalid(*({"loc": ["query", name], "msg": msg, "type": "repeated"} for name in repeated[:20]))
 
     async def of(self, wanted: Page, work: Callable[..., Slice[R]], *args: Any) -> Sequence[R]:
         """The rows that `work(session, *args, wanted, after)` finds."""
@@ -153,4 +168,8 @@ class Lister:
         return f'<{self._request.scope["path"]}{"?" if query else ""}{query}>; rel="{relation}"'
 
 
-Pages = Annotated[Lister, Depends()]
+async def _lister(request: Request, response: Response, db: Db, user: CurrentUser, settings: AppSettings) -> Lister:
+    return Lister(request, response, db, user, key=settings.secret_key.get_secret_value())
+
+
+Pages = Annotated[Lister, Depends(_lister)]
