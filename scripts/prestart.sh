@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.venv/bin/python
-[ -x "$python" ] || python=python3
+[ -x "$python" ] || python=${PYTHON:-python3}
 exec "$python" -m app.prestart

@@ -19,8 +19,6 @@ from tests.test_migrations import Tree
 
 __all__ = ["server"]  # a fixture
 
-COMMAND = [sys.executable, "-m", "app.prestart"]
-
 Prestart = Callable[..., Process]
 
 WAIT_TO_GO = (
@@ -37,7 +35,8 @@ def prestart(tmp_path: Path) -> Iterator[Prestart]:
     started: list[Process] = []
 
     def start(url: str, cwd: Path = ROOT, **values: str) -> Process:
-        started.append(Process(COMMAND, environment(url, **values), tmp_path / f"{len(started)}.log", cwd))
+        env = environment(url, PYTHON=sys.executable, **values)
+        started.append(Process(["scripts/prestart.sh"], env, tmp_path / f"{len(started)}.log", cwd))
         return started[-1]
 
     yield start
