@@ -233,6 +233,8 @@ def _trouble(error: Exception) -> Literal["again", "locked", "down"] | None:
     sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate in ("40001", "40P01"):  # serialization_failure, deadlock_detected
         return "again"
+    if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InvalidCachedStatementError):
+        return "again"  # a migration has changed the table since the statement was prepared
     if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # it was cut
         return "again"
     # cannot_connect_now, query_canceled, lock_not_available, and the classes for lack of resources, for a

@@ -600,3 +600,16 @@ def test_what_was_acknowledged_outlives_a_server_that_is_killed(
     if backend == "sqlite":
         check = elsewhere(migrated_url, lambda session: session.scalar(text("PRAGMA integrity_check")))
         assert check == "ok"
+
+
+@on_postgresql
+def test_units_go_on_while_a_migration_changes_their_table(serve: Callable[..., Service]) -> None:
+    service = serve()
+    ada = service.write(add, "ada")
+    item = service.write(items.create, ada, NOTES)
+    assert service.read(items.get, ada, item.id).title == item.title
+    admin(service.settings.database_url, "ALTER TABLE items ALTER COLUMN title TYPE varchar(300)")
+    assert service.read(items.get, ada, item.id).title == item.title
+    assert service.write(items.get, ada, item.id, for_update=True).title == item.title
+    admin(service.settings.database_url, "ALTER TABLE items ALTER COLUMN title TYPE varchar(400)")
+    service.write(items.delete, ada, item.id)
