@@ -50,9 +50,11 @@ async def login(db: Database, passwords: Passwords, settings: Settings, form: Lo
     inactive is told only to who knows the password (InactiveUser).
     """
     try:
-        user = await db.read(users.find_by_email, fields.canonical_email(form.username))
-    except ValueError:
+        email = fields.canonical_email(form.username)
+    except ValueError:  # no address at all, and so nobody's
         user = None
+    else:
+        user = await db.read(users.find_by_email, email)
     password = form.password.get_secret_value()
     verdict = await passwords.verify(password, user.hashed_password if user else None)
     if user is None or not verdict.right:
