@@ -47,14 +47,18 @@ class Conditions:
     if_match: str | None = None
     if_none_match: str | None = None
 
-    def check(self, current: str) -> None:
-        """Refuse a change (PreconditionFailed) that does not know the current tag, before it is made."""
-        self._check_match(current)
-        if self._seen(current):
+    def check(self, current: str, *, reading: bool = False) -> None:
+        """Refuse what does not know the current tag (PreconditionFailed), before it is done.
+
+        To read what the client has already is no failure: that raises NotModified.
+        """
+        if self.if_match is not None and not _names(self.if_match, current, weak=False):
             raise PreconditionFailed
+        if self.if_none_match is not None and _names(self.if_none_match, current, weak=True):
+            raise NotModified(current) if reading else PreconditionFailed
 
     def check_row(self, _session: Session, row: Record) -> None:
-        """The same for a row, as a unit that has just locked it asks."""
+        """The same for a row, as a unit asks that has just locked it to change it."""
         self.check(etag(row))
 
     def check_as(self, view: Callable[[Session, R], BaseModel]) -> Callable[[Session, R], None]:
@@ -65,19 +69,6 @@ class Conditions:
                 self.check(etag(view(session, row)))
 
         return check
-
-    def check_read(self, current: str) -> None:
-        """Refuse to show what the client has already (NotModified), or another state than it asks for."""
-        self._check_match(current)
-        if self._seen(current):
-            raise NotModified(current)
-
-    def _check_match(self, current: str) -> None:
-        if self.if_match is not None and not _names(self.if_match, current, weak=False):
-            raise PreconditionFailed
-
-    def _seen(self, current: str) -> bool:
-        return self.if_none_match is not None and _names(self.if_none_match, current, weak=True)
 
 
 ANY = Conditions()

@@ -7,7 +7,7 @@ from sqlalchemy import Index, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from app import paging, users
-from app.conditions import ANY, Conditions, etag
+from app.conditions import ANY, Conditions
 from app.db import Record
 from app.errors import NotFound
 from app.fields import Input, Line, Text, omittable
@@ -91,7 +91,7 @@ def update(
     session: Session, caller: User, item_id: uuid.UUID, changes: ItemUpdate, conditions: Conditions = ANY
 ) -> Item:
     item = get(session, caller, item_id, for_update=True)
-    conditions.check(etag(item))
+    conditions.check_row(session, item)
     item.sqlmodel_update(changes.model_dump(exclude_unset=True))
     session.flush()
     return item
@@ -99,7 +99,7 @@ def update(
 
 def delete(session: Session, caller: User, item_id: uuid.UUID, conditions: Conditions = ANY) -> None:
     item = get(session, caller, item_id, for_update=True)
-    conditions.check(etag(item))
+    conditions.check_row(session, item)
     session.delete(item)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
@@ -41,7 +42,7 @@ class Resource:
         """The resource with its entity tag; on GET nothing but that where the client has it already (304)."""
         tag = etag(resource)
         if self._is_read:
-            self.conditions.check_read(tag)
+            self.conditions.check(tag, reading=True)
         self._response.headers["ETag"] = tag
         return resource
 
@@ -85,6 +86,9 @@ _Key = Annotated[
 ]
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 class Creator:
     """Runs a unit that makes a row: `await create(items.create, user, new)` is all that a POST needs.
 
@@ -100,7 +104,7 @@ class Creator:
         scope = self._request.scope
         same = f"{scope['method']} {scope['path'].rstrip('/')} ".encode() + await self._request.body()
         route: APIRoute = scope["route"]
-        model: TypeAdapter[Any] = TypeAdapter(route.response_model)
+        model = _adapter(route.response_model)
 
         def answer(row: R) -> Answer:
             body = model.dump_json(model.validate_python(row))
