@@ -35,6 +35,10 @@ HASHED = security._argon2id.hash(PASSWORD)
 NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
 
 
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
 def skip(reason: str) -> NoReturn:
     """Skip what this machine cannot run, and say so at the end; in CI that is a failure."""
     if os.environ.get("CI"):
@@ -74,6 +78,18 @@ def postgresql_url() -> Iterator[str | None]:
             server.remove()
     else:
         yield None
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test's own, not yet started."""
+    binaries = find_binaries()
+    if binaries is None:
+        skip(NO_POSTGRESQL)
+    assert binaries
+    server = Postgres(binaries)
+    yield server
+    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -203,15 +219,21 @@ def ivan(service: Service) -> User:
     return add_user(service, "ivan", is_active=False)
 
 
+def token_of(user: User) -> str:
+    return security.encode_token("access", user.id, timedelta(minutes=5), key=KEY, algorithm="HS256")
+
+
+def client_at(url: str, user: User | None = None) -> httpx2.Client:
+    """A client of a user, or of nobody."""
+    headers = {"Authorization": f"Bearer {token_of(user)}"} if user else {}
+    return httpx2.Client(base_url=url, headers=headers, timeout=30, verify=NO_TLS)
+
+
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx2.Client]:
     """Nobody: sends no token."""
-    with httpx2.Client(base_url=service.url, verify=NO_TLS) as client:
+    with client_at(service.url) as client:
         yield client
-
-
-def token_of(user: User) -> str:
-    return security.encode_token("access", user.id, timedelta(minutes=5), key=KEY, algorithm="HS256")
 
 
 @pytest.fixture
@@ -220,8 +242,7 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
     clients = []
 
     def make(user: User) -> httpx2.Client:
-        headers = {"Authorization": f"Bearer {token_of(user)}"}
-        clients.append(httpx2.Client(base_url=service.url, headers=headers, verify=NO_TLS))
+        clients.append(client_at(service.url, user))
         return clients[-1]
 
     yield make

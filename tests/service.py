@@ -83,15 +83,39 @@ class Service:
         self._thread.join(30)
 
 
+def elsewhere(url: str, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a unit as another process would: on connections of its own."""
+
+    async def run() -> T:
+        database = Database(url)
+        try:
+            return await database.write(work, *args, **kwargs)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    """What a command prints, which must succeed."""
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def environment(database_url: str, **values: str) -> dict[str, str]:
     """The environment of a process that uses this database and nobody's settings but the test's."""
-    unwanted = _setting_names() | {"PYTHONDONTWRITEBYTECODE"}  # every process would compile everything again
+    unwanted = {name.upper() for name in Settings.model_fields}
+    unwanted.add("PYTHONDONTWRITEBYTECODE")  # with it every process would compile everything again
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return kept | {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1"} | values
-
-
-def _setting_names() -> set[str]:
-    return {name.upper() for name in Settings.model_fields}
 
 
 class Process:

@@ -2,26 +2,17 @@
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import skip
-from tests.service import ROOT, serving
+from tests.service import ROOT, run, serving
 
 CLIENTS = ROOT / "tests" / "clients"
 DOCUMENT = ROOT / "app" / "openapi.json"
-
-
-def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, env=env and {**os.environ, **env}, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(python, "-m", "pip", "install", "-q", "--require-hashes", "-r", CLIENTS / "requirements.lock", cwd=folder)
     generate = ("generate", "--meta", "none", "--fail-on-warning", "--output-path", folder / "onefold_client")
     shutil.copy(CLIENTS / "job.py", folder)
-    environment = {"PATH": f"{python.parent}:{os.environ['PATH']}"}  # it formats what it makes by ruff
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}  # it formats what it makes by ruff
     run(python, "-m", "openapi_python_client", *generate, "--path", DOCUMENT, cwd=folder, env=environment)
     return python
 

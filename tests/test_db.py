@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import asyncpg
 import httpx2
@@ -24,14 +24,14 @@ from sqlmodel import Session, col, func, select
 
 from app import items, migrations, users
 from app.api.deps import Db
-from app.db import Database, make_engine
+from app.db import make_engine
 from app.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage
 from app.main import create_app
 from app.users import EmailTaken, User, UserCreate, UserPage
-from tests.conftest import HASHED, NO_POSTGRESQL, PASSWORD, _empty, add_user, admin, skip, token_of
-from tests.postgres import Postgres, find_binaries
-from tests.service import Process, Service, serving, settings
+from tests.conftest import HASHED, PASSWORD, _empty, add_user, admin, client_at, on_postgresql, on_sqlite, token_of
+from tests.postgres import Postgres
+from tests.service import Process, Service, elsewhere, serving, settings, until
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,25 +39,9 @@ T = TypeVar("T")
 Clients = Callable[[User], httpx2.Client]
 Serve = Callable[..., Service]
 
-on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-
 NOTES = ItemCreate(title="Notes")
 SLOW = 6.0
 """Seconds in which what waits for 3 seconds has ended, on a slow machine."""
-
-
-def elsewhere(url: str, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a unit as another process would: on connections of its own."""
-
-    async def run() -> T:
-        database = Database(url)
-        try:
-            return await database.write(work, *args, **kwargs)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
 
 
 def execute(session: Session, *statements: str) -> None:
@@ -86,21 +70,9 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
     }
 
 
-def client_at(url: str, user: User | None = None) -> httpx2.Client:
-    headers = {"Authorization": f"Bearer {token_of(user)}"} if user else {}
-    return httpx2.Client(base_url=url, headers=headers, timeout=30, verify=False)  # to read the CAs takes 50 ms
-
-
 def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
     new = UserCreate(email=f"{name}@example.com", password=SecretStr(PASSWORD))
     return users.create(session, new, HASHED, is_superuser=is_superuser)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_a_write_is_committed_when_it_returns(service: Service, ada: User) -> None:
@@ -316,18 +288,6 @@ def test_a_connection_is_free_before_the_answer_is_sent(migrated_url: str) -> No
             assert still_at_it.result().json() == 0
     finally:
         service.stop()
-
-
-@pytest.fixture
-def server() -> Iterator[Postgres]:
-    """A PostgreSQL server of this test's own, not yet started."""
-    binaries = find_binaries()
-    if binaries is None:
-        skip(NO_POSTGRESQL)
-    assert binaries
-    server = Postgres(binaries)
-    yield server
-    server.remove()
 
 
 def test_a_database_that_is_down_is_503_and_is_used_again_as_soon_as_it_is_back(server: Postgres) -> None:

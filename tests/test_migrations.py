@@ -18,8 +18,9 @@ from sqlmodel import Session, SQLModel
 from alembic import command
 from app import items, migrations
 from app.items import ItemCreate
-from tests.service import ROOT, environment
-from tests.test_db import add, elsewhere, execute, on_sqlite
+from tests.conftest import on_sqlite
+from tests.service import ROOT, elsewhere, environment
+from tests.test_db import add, execute
 
 Rows = dict[str, list[dict[str, Any]]]
 

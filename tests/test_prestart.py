@@ -11,13 +11,11 @@ import pytest
 
 from app import migrations, users
 from app.users import UserPage
-from tests.conftest import HASHED
+from tests.conftest import HASHED, client_at, on_postgresql, on_sqlite
 from tests.postgres import Postgres
-from tests.service import ROOT, Process, Service, environment, serving, settings
-from tests.test_db import add, client_at, elsewhere, on_postgresql, on_sqlite, server, until
+from tests.service import ROOT, Process, Service, elsewhere, environment, serving, settings, until
+from tests.test_db import add
 from tests.test_migrations import Tree
-
-__all__ = ["server"]  # a fixture
 
 Prestart = Callable[..., Process]
 

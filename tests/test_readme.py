@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import httpx2
 import pytest
 
 from app.config import Settings
-from tests.service import ROOT, environment, serving
+from tests.service import ROOT, environment, run, serving
 
 README = (ROOT / "README.md").read_text()
 BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -25,19 +24,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, env=env | {"PATH": BIN}, capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_tour_runs_as_written(empty_url: str, tmp_path: Path) -> None:
     (tour,) = blocks(section("A first tour"), "bash")
     with serving(empty_url, tmp_path / "log") as (url, _):
         script = tour.replace("http://127.0.0.1:8000", url)
-        out = run(["bash", "-euo", "pipefail", "-c", script], tmp_path, dict(os.environ))
+        out = run("bash", "-euo", "pipefail", "-c", script, cwd=tmp_path, env=os.environ | {"PATH": BIN})
         assert '"email":"ada@example.com"' in out
         assert '"title":"Notes","description":"On the engine"' in out
         assert '"code": "precondition_failed"' in out
@@ -62,16 +53,16 @@ def test_the_example_entity_works_on_a_copy(backend: str, empty_url: str, postgr
     changed = listing.read_text().replace("import auth, items, users", "import auth, items, notes, users")
     listing.write_text(re.sub(r"^DOMAINS = .*\n", domains, changed, flags=re.MULTILINE))
 
-    env = environment(empty_url)
+    env = environment(empty_url, PATH=BIN)
     (migration,) = blocks(text, "bash")
-    run(["bash", "-euo", "pipefail", "-c", migration], copy, env)
+    run("bash", "-euo", "pipefail", "-c", migration, cwd=copy, env=env)
     (written,) = (copy / "alembic/versions").glob("*_notes.py")
     assert "ondelete='CASCADE'" in written.read_text()
-    run(["ruff", "check", *paths], copy, env)
-    run(["ruff", "format", "--check", *paths], copy, env)
+    run("ruff", "check", *paths, cwd=copy, env=env)
+    run("ruff", "format", "--check", *paths, cwd=copy, env=env)
     tests = [sys.executable, "-m", "pytest", "-q", "tests/api/test_notes.py", "tests/test_architecture.py"]
     server = {"TEST_DATABASE_URL": postgresql_url} if postgresql_url else {}
-    out = run([*tests, "-k", backend + " or architecture"], copy, env | server)
+    out = run(*tests, "-k", backend + " or architecture", cwd=copy, env=env | server)
     assert " passed" in out
 
 

@@ -5,11 +5,9 @@ import time
 from pathlib import Path
 
 import httpx2
-import pytest
 
+from tests.conftest import on_sqlite
 from tests.service import NO_TLS, serving
-
-on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 @on_sqlite

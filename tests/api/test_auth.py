@@ -19,7 +19,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from app import security, users
 from app.security import Passwords
 from app.users import User
-from tests.conftest import HASHED, PASSWORD, token_of
+from tests.conftest import HASHED, PASSWORD, on_sqlite, token_of
 from tests.service import KEY, Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -27,8 +27,6 @@ Clients = Callable[[User], httpx2.Client]
 LOGIN = "/api/v1/auth/login"
 ME = "/api/v1/users/me"
 INVALID_TOKEN = ("Could not validate credentials", 'Bearer error="invalid_token"')
-
-one_database_will_do = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 def log_in(client: httpx2.Client, username: str, password: str = PASSWORD, **more: str) -> httpx2.Response:
@@ -262,7 +260,7 @@ def read_me(client: httpx2.Client, token: bytes) -> httpx2.Response:
     return client.get(ME, headers={b"Authorization": b"Bearer " + token})
 
 
-@one_database_will_do
+@on_sqlite
 @pytest.mark.parametrize(
     "shift", [{}, {"iat": 3}, {"nbf": 3}, {"iat": 3, "nbf": 3}, {"exp": -5}, {"nbf": -60}], ids=str
 )
@@ -392,7 +390,7 @@ def assert_refused(answer: httpx2.Response) -> None:
     assert (answer.json()["detail"], answer.headers["www-authenticate"]) == INVALID_TOKEN
 
 
-@one_database_will_do
+@on_sqlite
 @pytest.mark.parametrize("change", BAD_CLAIMS.values(), ids=BAD_CLAIMS)
 def test_a_signed_token_with_wrong_claims_is_refused(
     client: httpx2.Client, ada: User, change: Callable[[int], dict[str, object]]
@@ -400,7 +398,7 @@ def test_a_signed_token_with_wrong_claims_is_refused(
     assert_refused(read_me(client, signed(claims_of(ada, **change(int(time.time()))))))
 
 
-@one_database_will_do
+@on_sqlite
 @pytest.mark.parametrize("forge", BAD_TOKENS.values(), ids=BAD_TOKENS)
 def test_a_forged_token_is_refused(client: httpx2.Client, ada: User, forge: Callable[[dict[str, Any]], bytes]) -> None:
     assert_refused(read_me(client, forge(claims_of(ada))))

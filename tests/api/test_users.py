@@ -19,7 +19,7 @@ from app import fields, items, users
 from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
 from app.users import IncorrectPassword, User, UserPage
-from tests.conftest import HASHED, PASSWORD, add_user, token_of
+from tests.conftest import HASHED, PASSWORD, add_user, on_sqlite, token_of
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -28,7 +28,6 @@ USERS = "/api/v1/users/"
 ME = "/api/v1/users/me"
 ITEMS = "/api/v1/items/"
 
-one_database_will_do = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 USER_FIELDS = ["id", "created_at", "updated_at", "email", "full_name", "is_active", "is_superuser"]
 EMAIL_TAKEN = "User with this email already exists."
@@ -503,7 +502,7 @@ def test_an_inactive_superuser_may_be_deleted_and_demoted(client_of: Clients, se
     assert [user["email"] for user in stored(service)] == [root.email]
 
 
-@one_database_will_do
+@on_sqlite
 @pytest.mark.parametrize(
     ("password", "accepted"),
     [
@@ -539,7 +538,7 @@ def test_a_password_has_8_to_128_characters_and_no_controls(
         assert ascii(password)[1:9] not in answer.text
 
 
-@one_database_will_do
+@on_sqlite
 @pytest.mark.parametrize(
     ("chosen", "typed"),
     [
@@ -558,7 +557,7 @@ def test_a_password_is_right_however_its_characters_are_composed(
     assert log_in(client, "carol@example.com", typed.upper()) == 401
 
 
-@one_database_will_do
+@on_sqlite
 def test_nothing_of_a_long_password_is_cut_off(client: httpx2.Client) -> None:
     start = "zq" * 63 + "z"
     assert sign_up(client, password=f"{start}1").status_code == 201
@@ -566,7 +565,7 @@ def test_nothing_of_a_long_password_is_cut_off(client: httpx2.Client) -> None:
     assert log_in(client, "carol@example.com", f"{start}1") == 200
 
 
-@one_database_will_do
+@on_sqlite
 def test_common_passwords_are_refused(client: httpx2.Client, service: Service) -> None:
     common = sorted(_COMMON)
     sample = [*common[:: len(common) // 30][:30], "Password", "PASSWORD1", "\uff49loveyou"]
