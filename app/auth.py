@@ -1,84 +1,276 @@
-"""Logins: a password for a token, a token for a user."""
+"""Logins: a password for the tokens of a session, a token for the user who calls."""
 
-from datetime import timedelta
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
+from sqlalchemy import ColumnElement, and_, bindparam, delete, update
+from sqlmodel import Field, Session, SQLModel, col, select
+from uuid_utils.compat import uuid7
 
 from app import fields, users
 from app.config import Settings
-from app.db import Database
-from app.errors import BadRequest, InvalidToken, Unauthorized
+from app.db import Database, now, sweep
+from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized
 from app.fields import GivenPassword, Line
-from app.security import Passwords, decode_token, encode_token
+from app.logs import event
+from app.security import Passwords, decode_token, encode_token, seal, unseal
+from app.throttle import Attempt
 from app.users import User
+
+MOST_SESSIONS = 20
+"""How many login sessions a user may have: one more ends the oldest."""
 
 
 class IncorrectLogin(Unauthorized):
     code = "incorrect_login"
     detail = "Incorrect email or password"
+    oauth = "invalid_grant"
 
 
 class InactiveUser(BadRequest):
     code = "inactive_user"
     detail = "Inactive user"
+    oauth = "invalid_grant"
 
 
-class LoginForm(BaseModel):
-    """The password grant (RFC 6749 section 4.3.2); unknown parameters are ignored, as its section 3.2 asks."""
+class EmailNotVerified(BadRequest):
+    code = "email_not_verified"
+    detail = "The email is still to be verified, by the link that was sent there"
+    oauth = "invalid_grant"
+
+
+class InvalidGrant(Unauthorized):
+    code = "invalid_grant"
+    detail = "The refresh token is not good, or not any more: log in again"
+    oauth = "invalid_grant"
+
+
+class _Grant(BaseModel):
+    """What every token request may carry; unknown parameters are ignored (RFC 6749 section 3.2)."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    username: Annotated[Line, Field(max_length=320, examples=["ada@example.com"])]
-    password: GivenPassword
-    grant_type: Literal["password"] | None = None
     scope: Annotated[Line, Field(max_length=1024)] | None = None
     client_id: Annotated[Line, Field(max_length=1024)] | None = None
     client_secret: Annotated[SecretStr, Field(max_length=1024)] | None = None
+
+
+class LoginForm(_Grant):
+    """The password grant (RFC 6749 section 4.3.2)."""
+
+    username: Annotated[Line, Field(max_length=320, schema_extra={"examples": ["ada@example.com"]})]
+    password: GivenPassword
+    grant_type: Literal["password"] | None = None
+
+
+class RefreshForm(_Grant):
+    """The refresh of an access token (RFC 6749 section 6)."""
+
+    grant_type: Literal["refresh_token"]
+    refresh_token: Annotated[SecretStr, Field(max_length=1024)]
 
 
 class Token(BaseModel):
     access_token: str = Field(max_length=4096)
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the name of a scheme
     expires_in: int = Field(ge=1, le=2**31, description="Seconds for which the access token is good")
+    refresh_token: str = Field(max_length=1024, description="Good once, for the next access token")
 
 
-async def login(db: Database, passwords: Passwords, settings: Settings, form: LoginForm) -> Token:
-    """A token for the user of this address and password.
+class SessionPublic(SQLModel):
+    id: uuid.UUID
+    device: str = Field(description="What the User-Agent said at login")
+    created_at: datetime
+    last_used_at: datetime = Field(description="When an access token was last given")
+    current: bool = Field(description="Whether it is the one that asks")
 
-    Unknown addresses and wrong passwords cost the same and are answered alike (IncorrectLogin); that a user is
-    inactive is told only to who knows the password (InactiveUser).
+
+class LoginSession(SQLModel, table=True):
+    """A login that lasts as long as its row is there, and used. No token is stored: the secret key makes them."""
+
+    __tablename__ = "login_sessions"
+
+    id: uuid.UUID = Field(default_factory=uuid7, primary_key=True)
+    user_id: uuid.UUID = Field(foreign_key="users.id", ondelete="CASCADE", index=True)
+    device: str = Field(max_length=255)
+    created_at: datetime = Field(default_factory=now)
+    last_used_at: datetime = Field(default_factory=now, index=True)
+    generation: int = 0
+    """How often the refresh token was rotated: only the token of this generation is good."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Where a request comes from: the network address, as the server knows it, and what calls itself User-Agent."""
+
+    address: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Caller:
+    user: User
+    session_id: uuid.UUID
+
+
+_BY_SESSION = (
+    select(User)
+    .join(LoginSession, col(LoginSession.user_id) == User.id)
+    .where(LoginSession.id == bindparam("session_id"), User.id == bindparam("user_id"))
+)
+
+
+async def login(db: Database, passwords: Passwords, settings: Settings, form: LoginForm, client: Client) -> Token:
+    """Tokens of a new session for the user of this address and password.
+
+    Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); what
+    keeps a user out (InactiveUser, EmailNotVerified) is told only to who knows the password.
     """
     try:
         email = fields.canonical_email(form.username)
     except ValueError:  # no address at all, and so nobody's
-        user = None
-    else:
-        user = await db.read(users.find_by_email, email)
-    password = form.password.get_secret_value()
-    verdict = await passwords.verify(password, user.hashed_password if user else None)
-    if user is None or not verdict.right:
+        email = form.username
+    attempt = Attempt(settings, "login", email, client.address)
+    await attempt.count(db)
+    user = await db.read(users.find_by_email, email)
+    user_id = user.id if user else None
+    verdict = await passwords.verify(form.password.get_secret_value(), user.hashed_password if user else None)
+    try:
+        if user is None or not verdict.right:
+            raise IncorrectLogin
+        login = await db.write(_start, settings, user, verdict.rehashed, attempt, client)
+    except (IncorrectLogin, InactiveUser, EmailNotVerified) as error:
+        about = {"reason": error.code, "address": client.address}
+        event("login_failed", user_id, level=logging.WARNING, **about)
+        raise
+    event("login", user.id, session_id=login.id, address=client.address)
+    return _tokens(settings, login)
+
+
+def _start(
+    session: Session, settings: Settings, proved: User, rehashed: str | None, attempt: Attempt, client: Client
+) -> LoginSession:
+    """A session for the user who proved to know the password, unless something has changed since."""
+    user = users.find(session, proved.id, for_update=True)
+    if user is None or user.hashed_password != proved.hashed_password:
         raise IncorrectLogin
     if not user.is_active:
         raise InactiveUser
-    if verdict.rehashed:
-        await db.write(users.rehash, user.id, old=user.hashed_password, new=verdict.rehashed)
-    lifetime = timedelta(minutes=settings.access_token_expire_minutes)
+    if settings.email_verification_required and not user.email_verified_at:
+        raise EmailNotVerified
+    if rehashed:
+        user.hashed_password = rehashed
+    attempt.forgive(session)
+    sweep(session, LoginSession, ~_lives(settings))
+    login = LoginSession(user_id=user.id, device=client.device)
+    session.add(login)
+    session.flush()
+    newest = col(LoginSession.created_at).desc(), col(LoginSession.id).desc()
+    surplus = select(LoginSession.id).where(LoginSession.user_id == user.id).order_by(*newest).offset(MOST_SESSIONS)
+    session.execute(delete(LoginSession).where(col(LoginSession.id).in_(session.exec(surplus).all())))
+    return login
+
+
+async def refresh(db: Database, settings: Settings, form: RefreshForm) -> Token:
+    """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
+    said = unseal(form.refresh_token.get_secret_value(), "refresh", key=settings.secret_key.get_secret_value())
+    if said is None:
+        raise InvalidGrant
+    session_id, generation = said.split()
+    login, reused = await db.write(_rotate, settings, uuid.UUID(session_id), int(generation))
+    if reused:
+        event("refresh_token_reused", reused.user_id, level=logging.WARNING, session_id=session_id)
+    if login is None:
+        raise InvalidGrant
+    return _tokens(settings, login)
+
+
+def _rotate(
+    session: Session, settings: Settings, session_id: uuid.UUID, generation: int
+) -> tuple[LoginSession | None, LoginSession | None]:
+    """The session with its next generation, or one that was ended because somebody else has the token too.
+
+    Who asks again soon after (an answer was lost, several asked at once) gets the generation that there is. This
+    never raises, so that the end of a session is committed.
+    """
+    moment = now()
+    this = col(LoginSession.id) == session_id
+    active = select(User.id).where(col(User.is_active))
+    rotation = (
+        update(LoginSession)
+        .where(
+            this, col(LoginSession.generation) == generation, _lives(settings), col(LoginSession.user_id).in_(active)
+        )
+        .values(generation=generation + 1, last_used_at=moment)
+        .returning(LoginSession)
+    )
+    if login := session.scalars(rotation).first():
+        return login, None
+    login = session.exec(select(LoginSession).where(this).with_for_update()).first()
+    if login is None or generation >= login.generation:
+        return None, None
+    grace = timedelta(seconds=settings.refresh_grace_seconds)
+    if generation == login.generation - 1 and moment - login.last_used_at < grace:
+        return login, None
+    session.delete(login)
+    return None, login
+
+
+def _tokens(settings: Settings, login: LoginSession) -> Token:
+    key = settings.secret_key.get_secret_value()
+    ends_in = login.created_at + timedelta(days=settings.session_max_days) - now()
+    lifetime = min(timedelta(minutes=settings.access_token_expire_minutes), ends_in)
     return Token(
-        access_token=encode_token(
-            "access", user.id, lifetime, key=settings.secret_key.get_secret_value(), algorithm=settings.algorithm
-        ),
-        expires_in=int(lifetime.total_seconds()),
+        access_token=encode_token("access", login.user_id, login.id, lifetime, key=key, algorithm=settings.algorithm),
+        expires_in=max(1, int(lifetime.total_seconds())),
+        refresh_token=seal(f"{login.id} {login.generation}", "refresh", key=key),
     )
 
 
-async def current_user(db: Database, settings: Settings, token: str) -> User:
+def _lives(settings: Settings) -> ColumnElement[bool]:
+    moment = now()
+    return and_(
+        col(LoginSession.last_used_at) > moment - timedelta(days=settings.session_idle_days),
+        col(LoginSession.created_at) > moment - timedelta(days=settings.session_max_days),
+    )
+
+
+async def caller(db: Database, settings: Settings, token: str) -> Caller:
     """The active user whose access token this is, as the database knows them now; else InvalidToken or InactiveUser."""
     key = settings.secret_key.get_secret_value()
     claims = decode_token(token, "access", key=key, algorithm=settings.algorithm)
-    user = await db.read(users.find, claims.sub)
+    user = await db.read(_find_by_session, claims.sid, claims.sub)
     if user is None:
         raise InvalidToken
     if not user.is_active:
         raise InactiveUser
-    return user
+    return Caller(user, claims.sid)
+
+
+def _find_by_session(session: Session, session_id: uuid.UUID, user_id: uuid.UUID) -> User | None:
+    return session.exec(_BY_SESSION, params={"session_id": session_id, "user_id": user_id}).first()
+
+
+def sessions(session: Session, settings: Settings, caller: Caller) -> Sequence[SessionPublic]:
+    """One's own sessions, the last one used first."""
+    mine = select(LoginSession).where(LoginSession.user_id == caller.user.id, _lives(settings))
+    rows = session.exec(mine.order_by(col(LoginSession.last_used_at).desc(), col(LoginSession.id).desc()))
+    return [SessionPublic.model_validate(row, update={"current": row.id == caller.session_id}) for row in rows]
+
+
+def end_session(session: Session, user_id: uuid.UUID, session_id: uuid.UUID) -> None:
+    login = session.get(LoginSession, session_id, with_for_update=True)
+    if login is None or login.user_id != user_id:
+        raise NotFound
+    session.delete(login)
+
+
+def end_sessions(session: Session, user_id: uuid.UUID, *, keep: uuid.UUID | None = None) -> None:
+    """End all sessions of a user, their access tokens included, but for the one that is kept."""
+    whose = delete(LoginSession).where(col(LoginSession.user_id) == user_id)
+    session.execute(whose.where(col(LoginSession.id) != keep) if keep else whose)

@@ -8,15 +8,15 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app import security
-from app.fields import Email, Password
+from app import mail, security
+from app.fields import Email, Line, Password
 
 PLACEHOLDERS = ("change", "secret-key", "secret_key", "your-", "example", "placeholder", "password")
 """What gives away a key that was copied from somebody's documentation."""
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     )
 
     environment: Literal["development", "production"] = "development"
-    app_name: str = Field(default="Onefold", min_length=1)
+    app_name: Line = Field(default="Onefold", min_length=1, max_length=100)
     debug: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     api_v1_prefix: str = Field(default="/api/v1", pattern=r"^(/[A-Za-z0-9._~-]+)+$")
@@ -44,12 +44,21 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=0, ge=0)
     secret_key: SecretStr = SecretStr("")
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    access_token_expire_minutes: int = Field(default=30, ge=1, le=60 * 24 * 365)
+    access_token_expire_minutes: int = Field(default=15, ge=1, le=60 * 24 * 365)
+    session_idle_days: int = Field(default=7, ge=1, le=3650)
+    session_max_days: int = Field(default=30, ge=1, le=3650)
+    refresh_grace_seconds: int = Field(default=30, ge=0, le=300)
+    throttling_enabled: bool = True
     backend_cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000"]
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     signup_open: bool = Field(default_factory=_in_development)
     directory_open: bool = Field(default_factory=_in_development)
     docs_enabled: bool = Field(default_factory=_in_development)
+    mail_url: str | None = Field(default_factory=lambda values: "file://data/mail" if _in_development(values) else None)
+    mail_from: Email = "noreply@example.com"
+    mail_sender_enabled: bool = True
+    frontend_url: str = "http://localhost:3000"
+    email_verification_required: bool = False
     first_superuser_email: Email | None = Field(
         default_factory=lambda values: "admin@example.com" if _in_development(values) else None
     )
@@ -118,6 +127,30 @@ class Settings(BaseSettings):
                 raise ValueError("must be origins such as https://app.example.com")
         return origins
 
+    @field_validator("mail_url")
+    @classmethod
+    def _mail(cls, value: str | None) -> str | None:
+        if value is not None:
+            mail.transport(value)
+        return value
+
+    @field_validator("frontend_url")
+    @classmethod
+    def _frontend(cls, value: str, info: ValidationInfo) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("must be a URL such as https://app.example.com")
+        if info.data.get("environment") == "production" and info.data.get("mail_url") and "localhost" in parts.netloc:
+            raise ValueError("is required in production where mail is sent: the links in messages begin with it")
+        return value.rstrip("/")
+
+    @field_validator("email_verification_required")
+    @classmethod
+    def _verifiable(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("mail_url", "") is None:
+            raise ValueError("needs MAIL_URL: without mail nobody could log in")
+        return value
+
     @field_validator("first_superuser_password")
     @classmethod
     def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -125,6 +158,10 @@ class Settings(BaseSettings):
         if value and (reason := security.weakness(value.get_secret_value(), *about)):
             raise ValueError(reason)
         return value
+
+    def link(self, page: str, token: str) -> str:
+        """A page of the frontend, which is handed a token."""
+        return f"{self.frontend_url}/{page}?{urlencode({'token': token})}"
 
 
 def _shared_secret(path: Path) -> str:

@@ -13,14 +13,26 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import ConfigDict
-from sqlalchemy import Engine, MetaData, Table, UniqueConstraint, event, make_url
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    delete,
+    event,
+    inspect,
+    make_url,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Mapper, declared_attr
 from sqlalchemy.util import OrderedSet
-from sqlmodel import Field, Session, SQLModel, create_engine
+from sqlmodel import Field, Session, SQLModel, create_engine, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -70,6 +82,19 @@ def _load_in_declared_order(mapper: Mapper[Any], _class: type) -> None:
 
 CONSTRAINTS: dict[str, type[AppError]] = {}
 """What to answer when a write breaks the constraint of this name: each domain enters its own."""
+
+
+def insert(session: Session, model: type[SQLModel]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say ON CONFLICT, which both databases understand alike."""
+    kind = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    return kind(model)
+
+
+def sweep(session: Session, model: type[SQLModel], outdated: ColumnElement[bool] | bool) -> None:
+    """Remove some rows that are out of date: done whenever one is added, this removes more than are added."""
+    key = inspect(model).primary_key
+    some = select(*key).where(outdated).limit(10).with_for_update(skip_locked=True)
+    session.execute(delete(model).where(tuple_(*key).in_(some)))
 
 
 class _ReadSession(Session):

@@ -8,13 +8,15 @@ class AppError(Exception):
     """An answer other than the one asked for. Subclasses fill in the class attributes.
 
     `code` is part of the contract: clients branch on it, so it outlives renamed classes and reworded details.
+    `oauth` is what RFC 6749 section 5.2 calls the same, for what a token endpoint answers.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal Server Error"
     code: ClassVar[str] = "internal_error"
+    oauth: ClassVar[str | None] = None
     detail: str = "An unexpected error occurred"
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = {}
 
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or self.detail
@@ -35,13 +37,13 @@ class Unauthorized(AppError):
     title = "Unauthorized"
     code = "not_authenticated"
     detail = "Not authenticated"
-    headers: ClassVar = {"WWW-Authenticate": "Bearer"}
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class InvalidToken(Unauthorized):
     code = "invalid_token"
     detail = "Could not validate credentials"
-    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class Forbidden(AppError):
@@ -108,4 +110,4 @@ class Unavailable(AppError):
     title = "Service Unavailable"
     code = "unavailable"
     detail = "The service is temporarily unavailable"
-    headers: ClassVar = {"Retry-After": "2"}
+    headers: Mapping[str, str] = {"Retry-After": "2"}

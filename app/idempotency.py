@@ -4,11 +4,10 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import JSON, delete, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import JSON, delete
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.db import now
+from app.db import insert, now, sweep
 from app.errors import AppError
 
 LIFETIME = timedelta(hours=24)
@@ -49,10 +48,9 @@ def once(
     this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     too_old = col(IdempotencyKey.created_at) < now() - LIFETIME
     session.execute(delete(IdempotencyKey).where(*this, too_old))  # type: ignore[arg-type]  # SQLModel types columns as values
-    _sweep(session)
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    sweep(session, IdempotencyKey, col(IdempotencyKey.created_at) < now() - LIFETIME)
     values = {"user_id": user_id, "key": key, "fingerprint": fingerprint, "created_at": now()}
-    claim = insert(IdempotencyKey).values(**values, status=0, headers={}, body=b"").on_conflict_do_nothing()
+    claim = insert(session, IdempotencyKey).values(**values, status=0, headers={}, body=b"").on_conflict_do_nothing()
     claimed = session.execute(claim).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult
     row = session.exec(select(IdempotencyKey).where(*this)).one()
     if not claimed:
@@ -61,15 +59,3 @@ def once(
         return row
     row.sqlmodel_update(answer(session).model_dump())
     return row
-
-
-def _sweep(session: Session) -> None:
-    """Remove some expired keys of anybody: every new key removes more than it adds."""
-    primary_key = tuple_(col(IdempotencyKey.user_id), col(IdempotencyKey.key))
-    expired = (
-        select(IdempotencyKey.user_id, IdempotencyKey.key)
-        .where(col(IdempotencyKey.created_at) < now() - LIFETIME)
-        .limit(10)
-        .with_for_update(skip_locked=True)
-    )
-    session.execute(delete(IdempotencyKey).where(primary_key.in_(expired)))

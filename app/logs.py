@@ -6,9 +6,18 @@ import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being answered, for every record made meanwhile."""
+
+
+_security = logging.getLogger("app.security")
+
+
+def event(name: str, user_id: UUID | None, *, level: int = logging.INFO, **data: object) -> None:
+    """Record what was done by a user, or to one if nobody was logged in. Never pass a secret or somebody's email."""
+    _security.log(level, name, extra={"data": {"user_id": user_id, **data}})
 
 
 class _Formatter(logging.Formatter):

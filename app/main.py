@@ -17,11 +17,13 @@ from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORS
 from app.config import Settings, get_settings
 from app.db import Database
 from app.security import Passwords
+from app.sender import Sender
 
 TAGS = [
-    {"name": "auth", "description": "Exchange a password for a token"},
+    {"name": "auth", "description": "Log in and stay so; verify an address, recover from a lost password"},
     {"name": "users", "description": "Sign up, see and change yourself; superusers look after everybody"},
     {"name": "items", "description": "What users keep here: each their own"},
+    {"name": "emails", "description": "What was sent, and is still to be; for superusers"},
     {"name": "health", "description": "For load balancers and orchestrators"},
 ]
 
@@ -52,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_credentials=True,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
+        expose_headers=["ETag", "Link", "Location", "RateLimit", "Retry-After", "X-Request-ID", "X-Total-Count"],
     )
     app.add_middleware(RequestMiddleware)
     errors.install(app)
@@ -96,9 +98,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.freeze()  # what is here now stays: do not look through it at every collection
     if settings.drain_seconds:
         _drain_before_stopping(app, settings.drain_seconds)
+    sender = Sender(app.state.database, settings) if settings.mail_url and settings.mail_sender_enabled else None
+    sending = asyncio.create_task(sender.run()) if sender else None
     try:
         yield
     finally:
+        if sender and sending:
+            sender.stop()
+            await sending
         app.state.passwords.close()
         await app.state.database.close()
 

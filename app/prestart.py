@@ -103,7 +103,8 @@ async def _seed(settings: Settings) -> None:
         if given is None and settings.environment == "production":
             raise SystemExit("FIRST_SUPERUSER_PASSWORD: is required to make the first superuser")
         password = given or SecretStr(secrets.token_urlsafe(15))
-        await users.sign_up(database, Passwords(slots=1), UserCreate(email=email, password=password), is_superuser=True)
+        hashed = await Passwords(slots=1).hash(password.get_secret_value())
+        await database.write(users.create, UserCreate(email=email, password=password), hashed, is_superuser=True)
         print(f"Made the first superuser: {email}", flush=True)
         if given is None:
             print(f"Password, shown only this once: {password.get_secret_value()}", flush=True)

@@ -106,12 +106,26 @@ def seal(text: str, context: str, *, key: str) -> str:
 
 def unseal(sealed: str, context: str, *, key: str) -> str | None:
     """The text that was sealed with this key for this context; None for anything else."""
+    mac, text = _opened(sealed)
+    return text if text is not None and hmac.compare_digest(mac, _mac(text, context, key)) else None
+
+
+def claimed(sealed: str) -> str | None:
+    """What a sealed text claims to say, unproved: enough to look up the context to unseal it with."""
+    return _opened(sealed)[1]
+
+
+def pseudonym(text: str, *, key: str) -> str:
+    """A name for a text that nobody without the key can connect with it (32 hexadecimal digits)."""
+    return _mac(text, "pseudonym", key).hex()
+
+
+def _opened(sealed: str) -> tuple[bytes, str | None]:
     try:
         raw = base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
-        text = raw[16:].decode()
+        return raw[:16], raw[16:].decode()
     except ValueError:
-        return None
-    return text if hmac.compare_digest(raw[:16], _mac(text, context, key)) else None
+        return b"", None
 
 
 def _mac(text: str, context: str, key: str) -> bytes:
@@ -127,17 +141,20 @@ _Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799)]  # secon
 
 
 class Claims(BaseModel, frozen=True):
-    """What a token says (RFC 7519 section 4.1); `typ` and `aud` both name its purpose."""
+    """What a token says (RFC 7519 section 4.1); `typ` and `aud` both name its purpose, `sid` the login session."""
 
     iss: str
     aud: str
     typ: str
     sub: uuid.UUID
+    sid: uuid.UUID
     iat: _Instant
     exp: _Instant
 
 
-def encode_token(purpose: Purpose, subject: uuid.UUID, lifetime: timedelta, *, key: str, algorithm: str) -> str:
+def encode_token(
+    purpose: Purpose, subject: uuid.UUID, session_id: uuid.UUID, lifetime: timedelta, *, key: str, algorithm: str
+) -> str:
     """A signed token that serves one purpose, from now until `lifetime` has passed."""
     now = int(time.time())
     claims = {
@@ -145,6 +162,7 @@ def encode_token(purpose: Purpose, subject: uuid.UUID, lifetime: timedelta, *, k
         "aud": purpose,
         "typ": purpose,
         "sub": str(subject),
+        "sid": str(session_id),
         "iat": now,
         "exp": now + int(lifetime.total_seconds()),
     }

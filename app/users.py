@@ -2,14 +2,15 @@
 
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import SecretStr
 from sqlalchemy import Index, UniqueConstraint, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import paging
-from app.db import CONSTRAINTS, Database, Record
+from app import emails, paging
+from app.db import CONSTRAINTS, Record, insert, now
 from app.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from app.fields import Email, GivenPassword, Input, Line, Password, omittable
 from app.paging import Page, Position, Slice
@@ -19,11 +20,6 @@ from app.security import Passwords, weakness
 class EmailTaken(BadRequest):
     code = "email_taken"
     detail = "User with this email already exists."
-
-
-class IncorrectPassword(BadRequest):
-    code = "incorrect_password"
-    detail = "The current password is not right"
 
 
 class SignupClosed(Forbidden):
@@ -46,7 +42,10 @@ class UserCreate(UserBase, Input):
 
 
 class UserUpdateMe(Input):
-    """What you may change of yourself; a new email or password needs the current password."""
+    """What you may change of yourself; a new email or password needs the current password.
+
+    A new email counts once it is confirmed, by the link that is sent there.
+    """
 
     full_name: Line | None = Field(default=None, max_length=255)
     email: Email = omittable()
@@ -73,6 +72,7 @@ class UserPage(Page):
 class UserPublic(UserBase, Record):
     is_active: bool = True
     is_superuser: bool = False
+    email_verified_at: datetime | None = None
 
 
 class User(UserPublic, table=True):
@@ -129,26 +129,34 @@ def page(session: Session, wanted: UserPage, after: Position | None = None) -> S
 
 
 def create(session: Session, new: UserCreate, hashed_password: str, *, is_superuser: bool = False) -> User:
-    user = User.model_validate(new, update={"hashed_password": hashed_password, "is_superuser": is_superuser})
+    """A user whose address is still to be verified, by the message that is queued here; the operator vouches for a
+    superuser's."""
+    user = _build(new, hashed_password, is_superuser=is_superuser, email_verified_at=now() if is_superuser else None)
     session.add(user)
     session.flush()
+    if not is_superuser:
+        emails.queue(session, "verify_email", user.email, user.id)
     return user
 
 
-def change(
-    session: Session,
-    user_id: uuid.UUID,
-    changes: dict[str, Any],
-    *,
-    check: Check | None = None,
-    seen_hash: str | None = None,
-) -> User:
-    """Change columns of a user. Where `seen_hash` is what a password was checked against, it must still be theirs."""
+def create_discreetly(session: Session, new: UserCreate, hashed_password: str) -> User:
+    """The same, but where the address is known its owner alone is told: the answer, and the time it takes, is alike."""
+    user = _build(new, hashed_password)
+    row = insert(session, User).values(user.model_dump()).on_conflict_do_nothing()
+    is_new = session.execute(row).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult
+    emails.queue(session, "verify_email" if is_new else "known_email", user.email, user.id if is_new else None)
+    return user
+
+
+def _build(new: UserCreate, hashed_password: str, **values: Any) -> User:
+    return User.model_validate(new, update={"hashed_password": hashed_password, **values})
+
+
+def change(session: Session, user_id: uuid.UUID, changes: dict[str, Any], check: Check | None = None) -> User:
+    """Change columns of a user. What follows from that for their logins is up to `auth.change`, which calls this."""
     if changes.get("is_active") is False or changes.get("is_superuser") is False:
         _keep_a_superuser(session, user_id)
     user = _get_for_update(session, user_id, check)
-    if seen_hash and user.hashed_password != seen_hash:
-        raise IncorrectPassword
     user.sqlmodel_update(changes)
     session.flush()
     return user
@@ -159,60 +167,12 @@ def delete(session: Session, user_id: uuid.UUID, check: Check | None = None) -> 
     session.delete(_get_for_update(session, user_id, check))
 
 
-def rehash(session: Session, user_id: uuid.UUID, *, old: str, new: str) -> None:
-    """Store the same password under newer parameters, unless it was changed meanwhile."""
-    user = find(session, user_id, for_update=True)
-    if user and user.hashed_password == old:
-        user.hashed_password = new
-
-
-async def sign_up(db: Database, passwords: Passwords, new: UserCreate, *, is_superuser: bool = False) -> User:
-    hashed = await _hash(passwords, new.password, new.email, new.full_name)
-    return await db.write(create, new, hashed, is_superuser=is_superuser)
-
-
-async def update(
-    db: Database, passwords: Passwords, user_id: uuid.UUID, changes: UserUpdate, check: Check | None = None
-) -> User:
-    return await _update(db, passwords, await db.read(get, user_id), changes.model_dump(exclude_unset=True), check)
-
-
-async def update_me(
-    db: Database, passwords: Passwords, me: User, changes: UserUpdateMe, check: Check | None = None
-) -> User:
-    values = changes.model_dump(exclude_unset=True)
-    current = values.pop("current_password", None)
-    if "password" not in values and values.get("email", me.email) == me.email:
-        return await _update(db, passwords, me, values, check)
-    if current is None:
-        raise _invalid("current_password", "Field required to change email or password", "missing")
-    if not (await passwords.verify(current.get_secret_value(), me.hashed_password)).right:
-        raise IncorrectPassword
-    return await _update(db, passwords, me, values, check, seen_hash=me.hashed_password)
-
-
-async def _update(
-    db: Database,
-    passwords: Passwords,
-    user: User,
-    values: dict[str, Any],
-    check: Check | None,
-    *,
-    seen_hash: str | None = None,
-) -> User:
-    if password := values.pop("password", None):
-        about = {"email": user.email, "full_name": user.full_name} | values
-        values["hashed_password"] = await _hash(passwords, password, about["email"], about["full_name"])
-    return await db.write(change, user.id, values, check=check, seen_hash=seen_hash)
-
-
-def _invalid(field: str, msg: str, type_: str) -> Invalid:
-    return Invalid({"loc": ["body", field], "msg": msg, "type": type_})
-
-
-async def _hash(passwords: Passwords, password: SecretStr, email: str, full_name: str | None) -> str:
+async def hash_password(
+    passwords: Passwords, password: SecretStr, field: str, email: str, full_name: str | None
+) -> str:
+    """The hash of a password that may be set by whom it is for; else Invalid, naming the field it was sent in."""
     if reason := weakness(password.get_secret_value(), email, full_name or ""):
-        raise _invalid("password", reason, "password_weak")
+        raise Invalid({"loc": ["body", field], "msg": reason, "type": "password_weak"})
     return await passwords.hash(password.get_secret_value())
 
 

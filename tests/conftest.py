@@ -1,13 +1,19 @@
 """The cast and the stage: every test that asks for the service runs on SQLite and on PostgreSQL."""
 
 import asyncio
+import email
+import email.policy
 import io
 import logging
 import os
+import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from email.message import EmailMessage
+from pathlib import Path
 from typing import NoReturn
 
 # Before the app is imported, which makes one from the environment.
@@ -24,7 +30,9 @@ import pytest  # noqa: E402
 from sqlalchemy import text  # noqa: E402
 from sqlmodel import Session, SQLModel  # noqa: E402
 
-from app import logs, migrations, security  # noqa: E402
+from app import emails, logs, migrations, security  # noqa: E402
+from app.auth import LoginSession  # noqa: E402
+from app.sender import Sender  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
 from tests.service import KEY, NO_TLS, Service, settings  # noqa: E402
@@ -143,7 +151,7 @@ def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str], S
         if backend not in running:
             url = make_database(backend)
             migrations.upgrade(url)
-            running[backend] = Service(settings(database_url=url))
+            running[backend] = Service(settings(database_url=url, mail_url=f"file://{_folder.name}/mail-{backend}"))
         return running[backend]
 
     yield get
@@ -170,7 +178,8 @@ def serve(migrated_url: str) -> Iterator[Callable[..., Service]]:
     running = []
 
     def start(**values: object) -> Service:
-        running.append(Service(settings(**{"database_url": migrated_url, **values})))
+        mail_url = f"file://{_folder.name}/mail-{uuid.uuid4().hex}"
+        running.append(Service(settings(**{"database_url": migrated_url, "mail_url": mail_url, **values})))
         return running[-1]
 
     yield start
@@ -179,7 +188,7 @@ def serve(migrated_url: str) -> Iterator[Callable[..., Service]]:
 
 
 def add_user(service: Service, name: str, *, is_active: bool = True, is_superuser: bool = False) -> User:
-    """Somebody called `name`, with the address name@example.com and PASSWORD."""
+    """Somebody called `name`, with the address name@example.com and PASSWORD, who is logged in: see `token_of`."""
 
     def add(session: Session) -> User:
         user = User(
@@ -190,6 +199,8 @@ def add_user(service: Service, name: str, *, is_active: bool = True, is_superuse
             is_superuser=is_superuser,
         )
         session.add(user)
+        session.flush()
+        log_in(session, user)
         return user
 
     return service.write(add)
@@ -219,8 +230,13 @@ def ivan(service: Service) -> User:
     return add_user(service, "ivan", is_active=False)
 
 
+def log_in(session: Session, user: User) -> None:
+    """Begin the session that `token_of` is about, which has the id of its user."""
+    session.add(LoginSession(id=user.id, user_id=user.id, device="the tests"))
+
+
 def token_of(user: User) -> str:
-    return security.encode_token("access", user.id, timedelta(minutes=5), key=KEY, algorithm="HS256")
+    return security.encode_token("access", user.id, user.id, timedelta(minutes=5), key=KEY, algorithm="HS256")
 
 
 def client_at(url: str, user: User | None = None) -> httpx2.Client:
@@ -248,6 +264,49 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
     yield make
     for client in clients:
         client.close()
+
+
+class Mailbox:
+    """What a service sends by mail, as its receivers see it. Nothing leaves before it is looked for."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._folder = Path((service.settings.mail_url or "").removeprefix("file://"))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def messages(self, to: str | None = None) -> list[EmailMessage]:
+        """All messages that were sent so far, or those to one address: the oldest first."""
+        self._service.run(self._deliver())
+        found = [
+            email.message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=email.policy.default)
+            for path in sorted(self._folder.glob("*.eml"))
+        ]
+        return [message for message in found if to in (None, message["To"])]
+
+    def subjects(self, to: str | None = None) -> list[str]:
+        return [message["Subject"] for message in self.messages(to)]
+
+    def token(self, to: str) -> str:
+        """The token in the newest message to an address, which carries it in a link."""
+        text = self.messages(to)[-1].get_body(("plain",))
+        assert text
+        found = re.search(r"\?token=([\w-]+)$", text.get_content(), re.MULTILINE)
+        assert found
+        return found[1]
+
+    async def _deliver(self) -> None:
+        database = self._service.database
+        sender = Sender(database, self._service.settings)
+        running = asyncio.create_task(sender.run())
+        while await database.read(emails.any_due):
+            await asyncio.sleep(0.01)
+        sender.stop()
+        await running
+
+
+@pytest.fixture
+def mailbox(service: Service) -> Mailbox:
+    return Mailbox(service)
 
 
 @pytest.fixture

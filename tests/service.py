@@ -33,8 +33,8 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def settings(**values: Any) -> Settings:
-    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key."""
-    known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info"}
+    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself."""
+    known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "mail_sender_enabled": False}
     return Settings(**{"_env_file": None} | known | values)
 
 
@@ -115,7 +115,8 @@ def environment(database_url: str, **values: str) -> dict[str, str]:
     unwanted = {name.upper() for name in Settings.model_fields}
     unwanted.add("PYTHONDONTWRITEBYTECODE")  # with it every process would compile everything again
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return kept | {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1"} | values
+    known = {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1", "MAIL_SENDER_ENABLED": "false"}
+    return kept | known | values
 
 
 class Process:

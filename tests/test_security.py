@@ -19,13 +19,14 @@ from app.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, enco
 
 KEY = "k" * 32
 ADA = UUID("01a20344-b057-74a5-9808-85bd31c954e1")
+SESSION = UUID("01a203d1-43b1-714b-bf69-824fc38f973a")
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LIFETIME = timedelta(minutes=5)
 SECOND = timedelta(seconds=1)
 
 
 def encode(purpose: str = "access", key: str = KEY, algorithm: str = "HS256") -> str:
-    return encode_token(cast(Purpose, purpose), ADA, LIFETIME, key=key, algorithm=algorithm)
+    return encode_token(cast(Purpose, purpose), ADA, SESSION, LIFETIME, key=key, algorithm=algorithm)
 
 
 def decode(token: str, purpose: str = "access", key: str = KEY, algorithm: str = "HS256") -> UUID:
@@ -35,10 +36,11 @@ def decode(token: str, purpose: str = "access", key: str = KEY, algorithm: str =
 @given(st.uuids(), st.sampled_from(["HS256", "HS384", "HS512"]), st.integers(1, 60 * 24 * 365))
 def test_a_token_says_what_was_put_into_it(subject: UUID, algorithm: str, minutes: int) -> None:
     key = KEY * 2
-    token = encode_token("access", subject, timedelta(minutes=minutes), key=key, algorithm=algorithm)
+    token = encode_token("access", subject, SESSION, timedelta(minutes=minutes), key=key, algorithm=algorithm)
     claims = decode_token(token, "access", key=key, algorithm=algorithm)
     assert claims.exp - claims.iat == minutes * 60
-    assert (claims.sub, claims.iss, claims.aud, claims.typ) == (subject, "onefold", "access", "access")
+    assert (claims.sub, claims.sid) == (subject, SESSION)
+    assert (claims.iss, claims.aud, claims.typ) == ("onefold", "access", "access")
 
 
 def test_a_token_is_good_from_its_start_to_its_end_give_or_take_the_leeway() -> None:

@@ -6,14 +6,15 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 
 from app import auth
+from app.auth import Caller, Client
 from app.config import Settings
 from app.db import Database
 from app.errors import Forbidden, InvalidToken, Unauthorized
 from app.security import Passwords
 from app.users import SignupClosed, User
 
-# Swagger UI takes the URL from the document, where app.api.openapi puts the one that this service has.
-_bearer = OAuth2PasswordBearer(tokenUrl="login", auto_error=False)
+# Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
+_bearer = OAuth2PasswordBearer(tokenUrl="login", refreshUrl="refresh", auto_error=False)
 
 
 async def _database(request: Request) -> Database:
@@ -33,37 +34,54 @@ AppSettings = Annotated[Settings, Depends(_settings)]
 PasswordService = Annotated[Passwords, Depends(_passwords)]
 
 
+async def _client(request: Request) -> Client:
+    # The peer, or what a proxy says that the server was told to trust: never a header that anyone could send.
+    address = request.client.host if request.client else ""
+    device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
+    return Client(address, device[:255])
+
+
+FromClient = Annotated[Client, Depends(_client)]
+
+
 async def _caller(
     request: Request, db: Db, settings: AppSettings, token: Annotated[str | None, Depends(_bearer)]
-) -> User | None:
+) -> Caller | None:
     sent = request.headers.getlist("authorization")
     if not sent:
         return None
     if len(sent) > 1 or not token:
         raise InvalidToken
-    return await auth.current_user(db, settings, token)
+    return await auth.caller(db, settings, token)
 
 
-Caller = Annotated[User | None, Depends(_caller)]
-"""Whoever calls: a user where a token was sent, else None."""
+AnyCaller = Annotated[Caller | None, Depends(_caller)]
+"""Whoever calls: a user and their session where a token was sent, else None."""
 
 
-async def _current_user(caller: Caller) -> User:
+async def _current_caller(caller: AnyCaller) -> Caller:
     if caller is None:
         raise Unauthorized
     return caller
 
 
+CurrentCaller = Annotated[Caller, Depends(_current_caller)]
+
+
+async def _current_user(caller: CurrentCaller) -> User:
+    return caller.user
+
+
 CurrentUser = Annotated[User, Depends(_current_user)]
 
 
-async def _superuser(user: CurrentUser) -> User:
-    if not user.is_superuser:
+async def _superuser(caller: CurrentCaller) -> Caller:
+    if not caller.user.is_superuser:
         raise Forbidden
-    return user
+    return caller
 
 
-Superuser = Annotated[User, Depends(_superuser)]
+Superuser = Annotated[Caller, Depends(_superuser)]
 
 
 async def _directory_reader(user: CurrentUser, settings: AppSettings) -> User:
@@ -76,10 +94,11 @@ DirectoryReader = Annotated[User, Depends(_directory_reader)]
 """Who may list all users: any active one where the directory is open, else superusers."""
 
 
-async def _may_sign_up(caller: Caller, settings: AppSettings) -> None:
-    if not (settings.signup_open or (caller and caller.is_superuser)):
+async def _may_sign_up(caller: AnyCaller, settings: AppSettings) -> Caller | None:
+    if not (settings.signup_open or (caller and caller.user.is_superuser)):
         raise SignupClosed
+    return caller
 
 
-SignUp = Depends(_may_sign_up)
-"""Lets anyone add a user where sign-up is open, and superusers always."""
+SignUp = Annotated[Caller | None, Depends(_may_sign_up)]
+"""Who may add a user: anyone where sign-up is open, and superusers always."""

@@ -38,6 +38,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, for people")
     code: str = Field(description="What happened, for programs: stable")
     instance: str = Field(description="The id of the request, as in `X-Request-ID` and in the logs")
+    error: str | None = Field(
+        default=None, description="What RFC 6749 section 5.2 calls it, where it has a name for it"
+    )
     errors: list[FieldError] | None = Field(default=None, description="Which fields are wrong, with status 422")
 
 
@@ -51,8 +54,10 @@ def problem(
         "detail": error.detail,
         "code": error.code,
         "instance": instance,
+        "error": error.oauth,
+        "errors": fields,
     }
-    return body | {"errors": fields} if fields else body
+    return {name: value for name, value in body.items() if value}
 
 
 class ProblemResponse(Response):

@@ -47,7 +47,8 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
     # Relative to the server's URL, and so right behind any path prefix.
-    components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"]["tokenUrl"] = f"{prefix[1:]}/auth/login"
+    flow = components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"]
+    flow |= {"tokenUrl": f"{prefix[1:]}/auth/login", "refreshUrl": f"{prefix[1:]}/auth/refresh"}
     return document
 
 
@@ -75,6 +76,8 @@ _HEADERS = {
     "ETag": "The entity tag of the resource, for `If-Match` and `If-None-Match`",
     "Link": "The `next` page, if there is one, and the `first` (RFC 8288)",
     "Location": "Where the new resource is",
+    "RateLimit": "The limit that was met, and the seconds until it ends",
+    "RateLimit-Policy": "What may be tried how often: `q` times in `w` seconds",
     "Retry-After": "Seconds after which to try again",
     "WWW-Authenticate": "How to authenticate",
     "X-Total-Count": "The number of all rows, if `count` asks for it",
@@ -84,6 +87,7 @@ _HEADERS = {
 def _add_headers(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     named = {"201": ["Location", "ETag"], "401": ["WWW-Authenticate"], "503": ["Retry-After"]}
+    named["429"] = ["Retry-After", "RateLimit", "RateLimit-Policy"]
     if _takes(operation, "if-match"):
         named["200"] = ["ETag"]
     if _takes(operation, "cursor"):

@@ -24,6 +24,13 @@ from app.users import User
 
 R = TypeVar("R", bound=Record)
 
+
+class Message(BaseModel):
+    """An answer for people: that something was begun, whose outcome is not known yet."""
+
+    message: str
+
+
 _Tags = Annotated[str | None, Header(max_length=1024, description="Entity tags, or `*` (RFC 9110 section 13.1)")]
 
 

@@ -419,7 +419,7 @@ def test_a_token_counts_for_no_more_than_its_user_does_now(client_of: Clients, s
 
 
 def test_a_token_of_the_login_ends_with_its_lifetime(client: httpx2.Client, ada: User) -> None:
-    token = security.encode_token("access", ada.id, timedelta(seconds=-11), key=KEY, algorithm="HS256")
+    token = security.encode_token("access", ada.id, ada.id, timedelta(seconds=-11), key=KEY, algorithm="HS256")
     assert_refused(read_me(client, token.encode()))
 
 

@@ -69,7 +69,7 @@ def requests(token: str, item: Item) -> dict[str, bytes]:
 def measure(name: str, url: str, folder: Path) -> None:
     migrations.upgrade(url)
     user, item = asyncio.run(Database(url).write(seed))
-    token = security.encode_token("access", user.id, timedelta(hours=1), key=KEY, algorithm="HS256")
+    token = security.encode_token("access", user.id, user.id, timedelta(hours=1), key=KEY, algorithm="HS256")
     ports = {}
     processes = []
     for kind, app in (("onefold", "app.main:app"), ("usual", "tests.bench.usual:app")):

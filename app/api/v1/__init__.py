@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from app.api.v1 import auth, items, users
+from app.api.v1 import auth, emails, items, users
 
-DOMAINS = (auth, users, items)
+DOMAINS = (auth, users, items, emails)
 
 router = APIRouter()
 for _domain in DOMAINS:

@@ -1,18 +1,98 @@
-"""Log in."""
+"""Log in and stay so; verify an address, recover from a lost password."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Form, status
 
-from app import auth
-from app.api.deps import AppSettings, Db, PasswordService
+from app import accounts, auth
+from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordReset
+from app.api.deps import AppSettings, CurrentCaller, Db, FromClient, PasswordService
 from app.api.errors import problems
-from app.auth import InactiveUser, IncorrectLogin, LoginForm, Token
+from app.api.resources import Message
+from app.auth import (
+    EmailNotVerified,
+    InactiveUser,
+    IncorrectLogin,
+    InvalidGrant,
+    LoginForm,
+    RefreshForm,
+    SessionPublic,
+    Token,
+)
+from app.errors import NotFound
+from app.fields import Id
+from app.logs import event
+from app.throttle import TooManyRequests
+from app.users import EmailTaken
 
 router = APIRouter()
 
 
-@router.post("/login", responses=problems(IncorrectLogin, InactiveUser))
-async def login(db: Db, passwords: PasswordService, settings: AppSettings, form: Annotated[LoginForm, Form()]) -> Token:
-    """Exchange an email and a password for an access token (OAuth2 password grant)."""
-    return await auth.login(db, passwords, settings, form)
+@router.post("/login", responses=problems(IncorrectLogin, InactiveUser, EmailNotVerified, TooManyRequests))
+async def login(
+    db: Db, passwords: PasswordService, settings: AppSettings, client: FromClient, form: Annotated[LoginForm, Form()]
+) -> Token:
+    """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session."""
+    return await auth.login(db, passwords, settings, form, client)
+
+
+@router.post("/refresh", responses=problems(InvalidGrant))
+async def refresh_token(db: Db, settings: AppSettings, form: Annotated[RefreshForm, Form()]) -> Token:
+    """Exchange a refresh token for new tokens (OAuth2 refresh grant): it is good once, and the new one after it."""
+    return await auth.refresh(db, settings, form)
+
+
+@router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
+async def logout(db: Db, caller: CurrentCaller) -> None:
+    """End this session: none of its tokens is good any more."""
+    await db.write(auth.end_session, caller.user.id, caller.session_id)
+    event("logout", caller.user.id, session_id=caller.session_id)
+
+
+@router.get("/sessions")
+async def list_sessions(db: Db, settings: AppSettings, caller: CurrentCaller) -> Sequence[SessionPublic]:
+    """List where you are logged in, the last one used first."""
+    return await db.read(auth.sessions, settings, caller)
+
+
+@router.delete("/sessions", status_code=status.HTTP_204_NO_CONTENT)
+async def delete_other_sessions(db: Db, caller: CurrentCaller) -> None:
+    """End all your sessions but this one."""
+    await db.write(auth.end_sessions, caller.user.id, keep=caller.session_id)
+    event("other_sessions_ended", caller.user.id)
+
+
+@router.delete("/sessions/{session_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(NotFound))
+async def delete_session(db: Db, caller: CurrentCaller, session_id: Id) -> None:
+    """End one of your sessions."""
+    await db.write(auth.end_session, caller.user.id, session_id)
+    event("session_ended", caller.user.id, session_id=session_id)
+
+
+@router.post("/email/verify", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink, EmailTaken))
+async def verify_email(db: Db, settings: AppSettings, given: EmailVerification) -> None:
+    """Verify an address by the token that was sent there; one that you change to becomes yours by this."""
+    await accounts.verify_email(db, settings, given)
+
+
+@router.post("/email/verify/request", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
+async def request_verification(db: Db, settings: AppSettings, client: FromClient, given: GivenEmail) -> Message:
+    """Ask for another message to verify an address. Whether it is known is not told."""
+    await accounts.request_message(db, settings, "verify_email", given.email, client)
+    return Message(message="If this address is still to be verified, a message is on its way")
+
+
+@router.post("/password/forgot", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
+async def forgot_password(db: Db, settings: AppSettings, client: FromClient, given: GivenEmail) -> Message:
+    """Ask for a message to set a new password with. Whether the address is known is not told."""
+    await accounts.request_message(db, settings, "reset_password", given.email, client)
+    return Message(message="If this address is known, a message is on its way")
+
+
+@router.post("/password/reset", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink))
+async def reset_password(
+    db: Db, passwords: PasswordService, settings: AppSettings, client: FromClient, given: PasswordReset
+) -> None:
+    """Set a new password by the token that was sent to you. All your sessions end."""
+    await accounts.reset_password(db, passwords, settings, given, client)

@@ -5,16 +5,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, status
 
-from app import items, users
-from app.api.deps import CurrentUser, Db, DirectoryReader, PasswordService, SignUp, Superuser
+from app import accounts, items, users
+from app.accounts import IncorrectPassword
+from app.api.deps import (
+    AppSettings,
+    CurrentCaller,
+    CurrentUser,
+    Db,
+    DirectoryReader,
+    FromClient,
+    PasswordService,
+    SignUp,
+    Superuser,
+)
 from app.api.errors import problems
 from app.api.resources import Created, OneResource, Pages
 from app.errors import Forbidden, NotFound
 from app.fields import Id
 from app.items import UserWithItems
+from app.throttle import TooManyRequests
 from app.users import (
     EmailTaken,
-    IncorrectPassword,
     LastSuperuser,
     SignupClosed,
     User,
@@ -38,13 +49,20 @@ async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPag
     "/",
     response_model=UserPublic,
     status_code=status.HTTP_201_CREATED,
-    dependencies=[SignUp],
-    responses=problems(EmailTaken, SignupClosed),
+    responses=problems(EmailTaken, SignupClosed, TooManyRequests),
     openapi_extra={"security": [{}]},  # a token is one way, none is the other
 )
-async def create_user(db: Db, passwords: PasswordService, created: Created, new: UserCreate) -> User:
+async def create_user(
+    db: Db,
+    passwords: PasswordService,
+    settings: AppSettings,
+    client: FromClient,
+    by: SignUp,
+    created: Created,
+    new: UserCreate,
+) -> User:
     """Sign up. Where sign-up is closed, a superuser adds users here."""
-    user = await users.sign_up(db, passwords, new)
+    user = await accounts.sign_up(db, passwords, settings, new, client, by)
     return created(user, shown_as=items.without_items(user))
 
 
@@ -54,18 +72,28 @@ async def read_me(user: CurrentUser, resource: OneResource) -> User:
     return resource.show(user)
 
 
-@router.patch("/me", response_model=UserPublic, responses=problems(EmailTaken, IncorrectPassword))
+@router.patch("/me", response_model=UserPublic, responses=problems(EmailTaken, IncorrectPassword, TooManyRequests))
 async def update_me(
-    db: Db, passwords: PasswordService, user: CurrentUser, resource: OneResource, changes: UserUpdateMe
+    db: Db,
+    passwords: PasswordService,
+    settings: AppSettings,
+    client: FromClient,
+    caller: CurrentCaller,
+    resource: OneResource,
+    changes: UserUpdateMe,
 ) -> User:
-    """Change yourself (JSON merge patch); a new email or password needs your current password."""
-    return resource.show(await users.update_me(db, passwords, user, changes, resource.conditions.check_row))
+    """Change yourself (JSON merge patch); a new email or password needs your current password.
+
+    A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there.
+    """
+    check = resource.conditions.check_row
+    return resource.show(await accounts.update_me(db, passwords, settings, caller, changes, client, check))
 
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser))
-async def delete_me(db: Db, user: CurrentUser, resource: OneResource) -> None:
+async def delete_me(db: Db, caller: CurrentCaller, resource: OneResource) -> None:
     """Delete yourself and all that is yours."""
-    await db.write(users.delete, user.id, resource.conditions.check_row)
+    await accounts.delete(db, caller, caller.user.id, resource.conditions.check_row)
 
 
 @router.get("/{user_id}", responses=problems(NotFound))
@@ -76,11 +104,12 @@ async def read_user(db: Db, user: CurrentUser, resource: OneResource, user_id: I
 
 @router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser))
 async def update_user(
-    db: Db, passwords: PasswordService, user: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
+    db: Db, passwords: PasswordService, caller: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
 ) -> UserWithItems:
     """Change any user, as a superuser (JSON merge patch)."""
-    await users.update(db, passwords, user_id, changes, resource.conditions.check_as(items.with_items))
-    return resource.show(await db.read(items.owner, user, user_id))
+    check = resource.conditions.check_as(items.with_items)
+    await accounts.update(db, passwords, caller, user_id, changes, check)
+    return resource.show(await db.read(items.owner, caller.user, user_id))
 
 
 @router.delete(
@@ -88,6 +117,6 @@ async def update_user(
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(Forbidden, NotFound, LastSuperuser),
 )
-async def delete_user(db: Db, _: Superuser, resource: OneResource, user_id: Id) -> None:
+async def delete_user(db: Db, caller: Superuser, resource: OneResource, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await db.write(users.delete, user_id, resource.conditions.check_as(items.with_items))
+    await accounts.delete(db, caller, user_id, resource.conditions.check_as(items.with_items))

@@ -1,0 +1,30 @@
+"""Send a message, and look after what is sent, as a superuser."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query, status
+
+from app import emails
+from app.api.deps import Db, Superuser
+from app.api.errors import problems
+from app.api.resources import Message, Pages
+from app.emails import Email, EmailCreate, EmailPage, EmailPublic
+from app.errors import Forbidden
+from app.logs import event
+
+router = APIRouter()
+
+
+@router.get("/", response_model=list[EmailPublic], responses=problems(Forbidden))
+async def list_emails(pages: Pages, _: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[Email]:
+    """List what was sent in the last 30 days, and what is still to be, newest first."""
+    return await pages.of(wanted, emails.page)
+
+
+@router.post("/", status_code=status.HTTP_202_ACCEPTED, responses=problems(Forbidden))
+async def create_email(db: Db, caller: Superuser, new: EmailCreate) -> Message:
+    """Send a message in the background."""
+    await db.write(emails.queue, "message", new.email, subject=new.subject, text=new.text)
+    event("email_queued", caller.user.id)
+    return Message(message="Email queued")

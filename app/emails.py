@@ -1,0 +1,152 @@
+"""Emails: the outbox. A message is a row of the transaction that causes it, and is sent once that is committed."""
+
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Annotated, Any, Literal
+
+from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
+from sqlmodel import Field, Session, col, select
+
+from app import fields, mail, paging
+from app.config import Settings
+from app.db import Record, now, sweep
+from app.fields import Input, Line, Text
+from app.paging import Page, Position, Slice
+
+TRIES = 8
+LEASE = timedelta(minutes=2)
+"""For how long a sender has a message to itself: longer than it may take to send one."""
+KEPT = timedelta(days=30)
+"""How long a message is kept that was sent, or given up."""
+
+Status = Literal["queued", "sent", "dead"]
+
+
+class EmailCreate(Input):
+    email: fields.Email
+    subject: Line = Field(default="A message for you", min_length=1, max_length=255)
+    text: Text = Field(default="This message was sent to you by hand.", min_length=1, max_length=10_000)
+
+
+class EmailPublic(Record):
+    kind: str = Field(max_length=32)
+    email: str = Field(max_length=254)
+    status: Status = Field(default="queued", sa_type=String(6))
+    attempts: int = 0
+    last_error: str | None = Field(default=None, max_length=255)
+    due_at: datetime = Field(default_factory=now)
+    sent_at: datetime | None = None
+
+
+class Email(EmailPublic, table=True):
+    __tablename__ = "emails"
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "status", "due_at"),
+    )
+
+    user_id: uuid.UUID | None = Field(default=None, foreign_key="users.id", ondelete="CASCADE", index=True)
+    context: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+
+
+class EmailPage(Page):
+    sort: Literal["created_at", "-created_at"] = "-created_at"
+    status: Annotated[Status, Field(description="Only what is queued, sent or dead")] | None = None
+    email: Annotated[fields.Email, Field(description="Only messages to this address")] | None = None
+
+
+Context = Mapping[str, Any]
+"""What the templates of a message are given. Its `token` is a secret, and kept nowhere but in the message."""
+
+Letter = Callable[[Session, Email, Settings], Context | None]
+"""Finds out what a message says when it is about to be sent, and whose it is; None if it has become pointless."""
+
+
+def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None, /, **context: Any) -> None:
+    """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets."""
+    session.add(Email(kind=kind, email=to, user_id=user_id, context=context))
+
+
+def page(session: Session, wanted: EmailPage, after: Position | None = None) -> Slice[Email]:
+    statement = select(Email)
+    if wanted.status:
+        statement = statement.where(Email.status == wanted.status)
+    if wanted.email:
+        statement = statement.where(Email.email == wanted.email)
+    return paging.take(session, statement, wanted, after)
+
+
+def any_due(session: Session) -> bool:
+    return session.exec(select(Email.id).where(_due(now())).limit(1)).first() is not None
+
+
+def claim(session: Session, most: int) -> list[Email]:
+    """Up to so many due messages: no other sender gets them before LEASE is over, and a crash loses none."""
+    moment = now()
+    sweep(session, Email, and_(col(Email.status).in_(("sent", "dead")), col(Email.due_at) < moment - KEPT))
+    due = select(Email).where(_due(moment)).order_by(col(Email.due_at)).limit(most).with_for_update(skip_locked=True)
+    claims = []
+    for email in session.exec(due):
+        if email.attempts >= TRIES:  # the last of its senders did not live to tell
+            email.status = "dead"
+        else:
+            email.attempts += 1
+            email.due_at = moment + LEASE
+            claims.append(email)
+    return claims
+
+
+def compose(
+    session: Session, claimed: Email, letters: Mapping[str, Letter], settings: Settings
+) -> tuple[EmailMessage, Context] | None:
+    """The message that was claimed, and what it was made of; None, and it is forgotten, if it has become pointless."""
+    email = session.get(Email, claimed.id)
+    if email is None:
+        return None
+    letter = letters.get(email.kind)
+    context = letter(session, email, settings) if letter else email.context
+    if context is None:
+        session.delete(email)
+        return None
+    message = mail.compose(
+        email.kind,
+        {"app_name": settings.app_name, **context},
+        sender=Address(settings.app_name, addr_spec=settings.mail_from),
+        recipient=email.email,
+        message_id=f"<{email.id}@{settings.mail_from.rpartition('@')[2]}>",
+        date=email.created_at,
+    )
+    return message, context
+
+
+def sent(session: Session, claimed: Email) -> None:
+    session.execute(
+        update(Email).where(col(Email.id) == claimed.id).values(status="sent", sent_at=now(), last_error=None)
+    )
+
+
+def failed(session: Session, claimed: Email, error: str, *, for_good: bool = False) -> None:
+    """Try again after half a minute, then each time three times as long (10 hours in all), unless it is of no use."""
+    wait = timedelta(seconds=30 * 3 ** (claimed.attempts - 1) * random.uniform(1, 1.2))  # noqa: S311  # jitter
+    status: Status = "dead" if for_good or claimed.attempts >= TRIES else "queued"
+    values = {"status": status, "last_error": error[:255], "due_at": now() + wait}
+    session.execute(update(Email).where(_still(claimed)).values(values))
+
+
+def release(session: Session, claimed: Email) -> None:
+    """Let another sender have it at once."""
+    session.execute(update(Email).where(_still(claimed)).values(due_at=now()))
+
+
+def _due(moment: datetime) -> ColumnElement[bool]:
+    return and_(col(Email.status) == "queued", col(Email.due_at) <= moment)
+
+
+def _still(claimed: Email) -> ColumnElement[bool]:
+    """Whether nobody else has claimed it since: every claim is another attempt."""
+    mine = (col(Email.id) == claimed.id, col(Email.attempts) == claimed.attempts, col(Email.status) == "queued")
+    return and_(*mine)

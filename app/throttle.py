@@ -1,0 +1,133 @@
+"""Throttling: how often something may be tried, counted in the database for all replicas and restarts together."""
+
+import ipaddress
+import json
+import logging
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import case, delete, update
+from sqlmodel import Field, Session, SQLModel, col
+
+from app import logs
+from app.config import Settings
+from app.db import Database, insert, now, sweep
+from app.errors import AppError
+from app.security import pseudonym
+
+
+class TooManyRequests(AppError):
+    """Tells the limit that was met, and when it ends (RFC 6585 section 4, draft-ietf-httpapi-ratelimit-headers)."""
+
+    status = 429
+    title = "Too Many Requests"
+    code = "too_many_requests"
+    detail = "Too many attempts: try again later"
+    oauth = "temporarily_unavailable"
+
+    def __init__(self, limit: "Limit", seconds: int) -> None:
+        super().__init__()
+        self.headers = {
+            "Retry-After": str(seconds),
+            "RateLimit-Policy": f'"{limit.by}";q={limit.most};w={limit.seconds}',
+            "RateLimit": f'"{limit.by}";r=0;t={seconds}',
+        }
+
+
+class Bucket(SQLModel, table=True):
+    """Attempts that were counted together, since a moment that was `seconds` before `ends_at`."""
+
+    __tablename__ = "throttle_buckets"
+
+    key: str = Field(primary_key=True, max_length=32)
+    count: int
+    ends_at: datetime = Field(index=True)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so many attempts in so many seconds, of all those that have alike what it goes `by`."""
+
+    by: str
+    most: int
+    seconds: int
+
+
+PAIR = Limit("account-and-address", 10, 5 * 60)
+ADDRESS = Limit("address", 100, 5 * 60)
+ACCOUNT = Limit("account", 100, 24 * 60 * 60)
+
+
+class Attempt:
+    """One attempt at an action that could be guessed right or abused, on an account, from a network address.
+
+    `account` is what was submitted, so that one which does not exist behaves alike. The keys of the buckets are
+    pseudonyms: neither accounts nor addresses can be read from the table, nor guessed without the secret key.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        action: str,
+        account: str,
+        address: str,
+        limits: tuple[Limit, ...] = (PAIR, ADDRESS, ACCOUNT),
+    ) -> None:
+        self._action, self._address, self._enabled = action, address, settings.throttling_enabled
+        whose = {PAIR: (account, _network(address)), ADDRESS: ("", _network(address)), ACCOUNT: (account, "")}
+        secret = settings.secret_key.get_secret_value()
+        keys = {limit: pseudonym(json.dumps([action, limit.by, *whose[limit]]), key=secret) for limit in limits}
+        self._limits = {key: limit for limit, key in keys.items()}
+        self._own = [key for limit, key in keys.items() if limit != ADDRESS]
+
+    async def count(self, db: Database) -> None:
+        """Count it, for good, before anything else is done. Raises TooManyRequests where a limit is exceeded."""
+        if self._enabled and (exceeded := await db.write(self._count)):
+            key, ends_at = exceeded
+            limit = self._limits[key]
+            logs.event(
+                "throttled", None, level=logging.WARNING, action=self._action, by=limit.by, address=self._address
+            )
+            raise TooManyRequests(limit, max(1, math.ceil((ends_at - now()).total_seconds())))
+
+    def forgive(self, session: Session) -> None:
+        """Forget the attempts on this account, of which the last one was right."""
+        session.execute(delete(Bucket).where(col(Bucket.key).in_(self._own)))
+
+    def _count(self, session: Session) -> tuple[str, datetime] | None:
+        """Of the limits that are exceeded, the one that lasts longest, with its end."""
+        moment = now()
+        sweep(session, Bucket, col(Bucket.ends_at) <= moment)
+        rows = [
+            {"key": key, "count": 1, "ends_at": moment + timedelta(seconds=limit.seconds)}
+            for key, limit in sorted(self._limits.items())  # locked in one order, so that nobody waits in a circle
+        ]
+        new = insert(session, Bucket).values(rows)
+        over = col(Bucket.ends_at) <= moment
+        upsert = new.on_conflict_do_update(
+            index_elements=["key"],
+            set_={
+                "count": case((over, 1), else_=col(Bucket.count) + 1),
+                "ends_at": case((over, new.excluded.ends_at), else_=col(Bucket.ends_at)),
+            },
+        ).returning(col(Bucket.key), col(Bucket.count), col(Bucket.ends_at))
+        counted = session.execute(upsert).all()
+        exceeded = {key: ends_at for key, count, ends_at in counted if count > self._limits[key].most}
+        if not exceeded:
+            return None
+        # What is refused counts no further: else a single address could use up the limit of an account everywhere.
+        others = [key for key in self._limits if key not in exceeded]
+        session.execute(update(Bucket).where(col(Bucket.key).in_(others)).values(count=col(Bucket.count) - 1))
+        return max(exceeded.items(), key=lambda each: each[1])
+
+
+def _network(address: str) -> str:
+    """What one attacker has of addresses: one of IPv4, 2**64 of IPv6 (a /64 network)."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:  # a Unix socket has none, and what a proxy passes on may be anything
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))
