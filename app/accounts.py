@@ -7,7 +7,6 @@ import uuid
 from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import SecretStr
 from sqlmodel import Field, Session
 
 from app import auth, emails, fields, throttle, users
@@ -16,7 +15,7 @@ from app.config import Settings
 from app.db import Database, now
 from app.emails import Email
 from app.errors import BadRequest, Invalid
-from app.fields import Input, Password
+from app.fields import Input, Line, Password
 from app.logs import event
 from app.security import Passwords, claimed, seal, unseal
 from app.throttle import Attempt
@@ -41,7 +40,7 @@ class GivenEmail(Input):
 
 
 class EmailVerification(Input):
-    token: SecretStr = Field(max_length=1024)
+    token: Line = Field(max_length=1024)
 
 
 class PasswordReset(EmailVerification):
@@ -261,15 +260,14 @@ def _letter(email: Email, user: User, purpose: str, lifetime: timedelta, setting
 
 
 def _redeem(
-    session: Session, settings: Settings, purpose: str, token: SecretStr, *, for_update: bool = False
+    session: Session, settings: Settings, purpose: str, token: str, *, for_update: bool = False
 ) -> tuple[User, str]:
     """The user whose token this is, and the address it was sent to; InvalidLink once its purpose is fulfilled."""
-    given = token.get_secret_value()
     try:
-        user_id, ends_at, address = (claimed(given) or "").split()
+        user_id, ends_at, address = (claimed(token) or "").split()
         user = users.find(session, uuid.UUID(user_id), for_update=for_update)
         is_current = user and user.is_active and int(ends_at) > now().timestamp()
-        if user and is_current and unseal(given, _state(user, purpose), key=settings.secret_key.get_secret_value()):
+        if user and is_current and unseal(token, _state(user, purpose), key=settings.secret_key.get_secret_value()):
             return user, address
     except ValueError:
         pass

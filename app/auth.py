@@ -72,7 +72,7 @@ class RefreshForm(_Grant):
     """The refresh of an access token (RFC 6749 section 6)."""
 
     grant_type: Literal["refresh_token"]
-    refresh_token: Annotated[SecretStr, Field(max_length=1024)]
+    refresh_token: Annotated[Line, Field(max_length=1024)]
 
 
 class Token(BaseModel):
@@ -84,9 +84,9 @@ class Token(BaseModel):
 
 class SessionPublic(SQLModel):
     id: uuid.UUID
-    device: str = Field(description="What the User-Agent said at login")
     created_at: datetime
     last_used_at: datetime = Field(description="When an access token was last given")
+    device: str = Field(description="What the User-Agent said at login")
     current: bool = Field(description="Whether it is the one that asks")
 
 
@@ -119,9 +119,9 @@ class Caller:
 
 
 _BY_SESSION = (
-    select(User)
-    .join(LoginSession, col(LoginSession.user_id) == User.id)
-    .where(LoginSession.id == bindparam("session_id"), User.id == bindparam("user_id"))
+    select(User, LoginSession.id)
+    .outerjoin(LoginSession, and_(col(LoginSession.user_id) == User.id, col(LoginSession.id) == bindparam("sid")))
+    .where(User.id == bindparam("user_id"))
 )
 
 
@@ -178,7 +178,7 @@ def _start(
 
 async def refresh(db: Database, settings: Settings, form: RefreshForm) -> Token:
     """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
-    said = unseal(form.refresh_token.get_secret_value(), "refresh", key=settings.secret_key.get_secret_value())
+    said = unseal(form.refresh_token, "refresh", key=settings.secret_key.get_secret_value())
     if said is None:
         raise InvalidGrant
     session_id, generation = said.split()
@@ -244,16 +244,20 @@ async def caller(db: Database, settings: Settings, token: str) -> Caller:
     """The active user whose access token this is, as the database knows them now; else InvalidToken or InactiveUser."""
     key = settings.secret_key.get_secret_value()
     claims = decode_token(token, "access", key=key, algorithm=settings.algorithm)
-    user = await db.read(_find_by_session, claims.sid, claims.sub)
-    if user is None:
+    found = await db.read(_find, claims.sub, claims.sid)
+    if found is None:
         raise InvalidToken
+    user, session_id = found
     if not user.is_active:
         raise InactiveUser
-    return Caller(user, claims.sid)
+    if session_id is None:
+        raise InvalidToken
+    return Caller(user, session_id)
 
 
-def _find_by_session(session: Session, session_id: uuid.UUID, user_id: uuid.UUID) -> User | None:
-    return session.exec(_BY_SESSION, params={"session_id": session_id, "user_id": user_id}).first()
+def _find(session: Session, user_id: uuid.UUID, session_id: uuid.UUID) -> tuple[User, uuid.UUID | None] | None:
+    """A user, and their session of this id if it has not ended."""
+    return session.exec(_BY_SESSION, params={"sid": session_id, "user_id": user_id}).first()
 
 
 def sessions(session: Session, settings: Settings, caller: Caller) -> Sequence[SessionPublic]:

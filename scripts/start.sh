@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 scripts/install.sh requirements.lock
 scripts/prestart.sh
 
+export FORWARDED_ALLOW_IPS=${FORWARDED_ALLOW_IPS-} # trust no proxy unless told: it could forge any client's address
 host=${HOST:-127.0.0.1}
 port=${PORT:-8000}
 echo "Try it out: http://$host:$port/docs"

@@ -29,7 +29,18 @@ from app.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage
 from app.main import create_app
 from app.users import EmailTaken, User, UserCreate, UserPage
-from tests.conftest import HASHED, PASSWORD, _empty, add_user, admin, client_at, on_postgresql, on_sqlite, token_of
+from tests.conftest import (
+    HASHED,
+    PASSWORD,
+    _empty,
+    add_user,
+    admin,
+    client_at,
+    log_in,
+    on_postgresql,
+    on_sqlite,
+    token_of,
+)
 from tests.postgres import Postgres
 from tests.service import Process, Service, elsewhere, serving, settings, until
 
@@ -72,7 +83,9 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
 
 def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
     new = UserCreate(email=f"{name}@example.com", password=SecretStr(PASSWORD))
-    return users.create(session, new, HASHED, is_superuser=is_superuser)
+    user = users.create(session, new, HASHED, is_superuser=is_superuser)
+    log_in(session, user)
+    return user
 
 
 def test_a_write_is_committed_when_it_returns(service: Service, ada: User) -> None:

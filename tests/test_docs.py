@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from app import items, users
-from tests.conftest import PASSWORD, skip
+from tests.conftest import PASSWORD, Mailbox, skip
 from tests.service import Service, serving, settings
 
 NAME = 'Tea &amp; </title><script>alert("biscuits")</script>'
@@ -117,6 +117,27 @@ def test_a_newcomer_signs_up_authorizes_and_creates_an_item(docs: Service, visit
     assert {httpx2.URL(url).netloc.decode() for url in visit.requested} == {docs.url.removeprefix("http://")}
 
 
+def test_a_newcomer_verifies_their_email_and_recovers_from_a_lost_password(tmp_path: Path, visit: Visit) -> None:
+    url, mail = f"sqlite:///{tmp_path}/onefold.db", f"file://{tmp_path}/mail"
+    service = Service(settings(database_url=url, mail_url=mail, email_verification_required=True))
+    mailbox = Mailbox(service)
+    email, new = "ada@example.com", "another horse battery"
+    try:
+        visit.page.goto(f"{service.url}/docs")
+        assert visit.execute("create_user", {"email": email, "password": PASSWORD}) == "201"
+        assert visit.execute("verify_email", {"token": mailbox.token(email)}) == "204"
+        visit.authorize(email, PASSWORD)
+        assert visit.execute("forgot_password", {"email": email}) == "202"
+        reset = {"token": mailbox.token(email), "new_password": new}
+        assert visit.execute("reset_password", reset) == "204"
+        visit.page.reload()
+        visit.authorize(email, new)
+        assert visit.execute("create_item", {"title": "Engine"}) == "201"
+    finally:
+        service.stop()
+    assert visit.complaints == []
+
+
 class _Proxy(BaseHTTPRequestHandler):
     """Passes what is below PREFIX on to the service without it, as reverse proxies do."""
 
@@ -168,7 +189,7 @@ def test_names_are_shown_as_text_and_scripts_from_elsewhere_do_not_run(docs: Ser
     assert visit.page.title() == NAME
     assert NAME in visit.page.locator(".info .title").inner_text()
     tags = visit.page.locator(".opblock-tag").evaluate_all("tags => tags.map(tag => tag.dataset.tag)")
-    assert tags == ["auth", "users", "items", "health"]
+    assert tags == ["auth", "users", "items", "emails", "health"]
     assert visit.complaints == []
 
     with visit.page.expect_console_message(lambda message: message.text.endswith("/evil.js")):

@@ -278,4 +278,4 @@ def test_every_error_has_a_code_of_its_own_and_the_title_of_its_status() -> None
     for kind in kinds:
         assert re.fullmatch("[a-z]+(_[a-z]+)*", kind.code)
         assert kind.title == renamed.get(kind.status, HTTPStatus(kind.status).phrase)
-        assert kind().detail
+        assert kind.detail

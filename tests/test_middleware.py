@@ -170,7 +170,7 @@ def test_a_slash_at_the_end_makes_no_difference(client_of: Clients, ada: User, s
     client = client_of(ada)
     for host in (client.base_url.netloc.decode(), "evil"):
         for path, methods in paths_of(service.app).items():
-            if path == "/":
+            if path in ("/", "/api/v1/auth/logout"):  # the second time one is logged out
                 continue
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
             for method in methods - {"DELETE"} | {"OPTIONS", "PUT"}:

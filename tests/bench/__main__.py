@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlmodel import Session
 
 from app import items, migrations, security
+from app.auth import LoginSession
 from app.db import Database
 from app.items import Item, ItemCreate
 from app.users import User
@@ -26,6 +27,7 @@ def seed(session: Session) -> tuple[User, Item]:
     user = User(email="ada@example.com", hashed_password="!")
     session.add(user)
     session.flush()
+    session.add(LoginSession(id=user.id, user_id=user.id, device="the benchmark"))
     made = [items.create(session, user, ItemCreate(title=f"Item {n}", description="x" * 100)) for n in range(100)]
     return user, made[0]
 
