@@ -40,7 +40,7 @@ class GivenEmail(Input):
 
 
 class EmailVerification(Input):
-    token: Line = Field(max_length=1024)
+    token: Line = Field(min_length=1, max_length=1024)
 
 
 class PasswordReset(EmailVerification):
@@ -91,6 +91,8 @@ async def update_me(
     if not (await passwords.verify(current.get_secret_value(), me.hashed_password)).right:
         event("incorrect_password", me.id, level=logging.WARNING, address=client.address)
         raise IncorrectPassword
+    if address != me.email:
+        await Attempt(settings, "verify_email", address, client.address).count(db)
     await _hash_new(passwords, values, me)
 
     def unit(session: Session) -> User:

@@ -72,7 +72,7 @@ class RefreshForm(_Grant):
     """The refresh of an access token (RFC 6749 section 6)."""
 
     grant_type: Literal["refresh_token"]
-    refresh_token: Annotated[Line, Field(max_length=1024)]
+    refresh_token: Annotated[Line, Field(min_length=1, max_length=1024)]
 
 
 class Token(BaseModel):
@@ -199,13 +199,11 @@ def _rotate(
     never raises, so that the end of a session is committed.
     """
     moment = now()
-    this = col(LoginSession.id) == session_id
     active = select(User.id).where(col(User.is_active))
+    this = and_(col(LoginSession.id) == session_id, col(LoginSession.user_id).in_(active), _lives(settings))
     rotation = (
         update(LoginSession)
-        .where(
-            this, col(LoginSession.generation) == generation, _lives(settings), col(LoginSession.user_id).in_(active)
-        )
+        .where(this, col(LoginSession.generation) == generation)
         .values(generation=generation + 1, last_used_at=moment)
         .returning(LoginSession)
     )

@@ -54,7 +54,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_credentials=True,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["ETag", "Link", "Location", "RateLimit", "Retry-After", "X-Request-ID", "X-Total-Count"],
+        expose_headers=[
+            "ETag",
+            "Link",
+            "Location",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+            "X-Request-ID",
+            "X-Total-Count",
+        ],
     )
     app.add_middleware(RequestMiddleware)
     errors.install(app)

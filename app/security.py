@@ -122,7 +122,7 @@ def pseudonym(text: str, *, key: str) -> str:
 
 def _opened(sealed: str) -> tuple[bytes, str | None]:
     try:
-        raw = base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
+        raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), b"-_", validate=True)
         return raw[:16], raw[16:].decode()
     except ValueError:
         return b"", None

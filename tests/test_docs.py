@@ -130,7 +130,7 @@ def test_a_newcomer_verifies_their_email_and_recovers_from_a_lost_password(tmp_p
         assert visit.execute("forgot_password", {"email": email}) == "202"
         reset = {"token": mailbox.token(email), "new_password": new}
         assert visit.execute("reset_password", reset) == "204"
-        visit.page.reload()
+        visit.page.goto(f"{service.url}/docs")
         visit.authorize(email, new)
         assert visit.execute("create_item", {"title": "Engine"}) == "201"
     finally:

@@ -283,7 +283,7 @@ OUT_OF_BOUNDS = {
     "new_password": ["short", "p" * 129, MARKER * 149_000],
     "subject": ["", "s" * 256, MARKER * 149_000],
     "text": ["", "t" * 10_001, MARKER * 149_000],
-    "token": ["t" * 1025, MARKER * 149_000],
+    "token": ["", "t" * 1025, MARKER * 149_000],
 }
 
 

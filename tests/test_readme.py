@@ -26,7 +26,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def test_the_tour_runs_as_written(empty_url: str, tmp_path: Path) -> None:
     (tour,) = blocks(section("A first tour"), "bash")
-    with serving(empty_url, tmp_path / "log") as (url, _):
+    mail = {"MAIL_URL": f"file://{tmp_path}/data/mail", "MAIL_SENDER_ENABLED": "true"}
+    with serving(empty_url, tmp_path / "log", **mail) as (url, _):
         script = tour.replace("http://127.0.0.1:8000", url)
         out = run("bash", "-euo", "pipefail", "-c", script, cwd=tmp_path, env=os.environ | {"PATH": BIN})
         assert '"email":"ada@example.com"' in out
