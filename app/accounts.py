@@ -10,15 +10,14 @@ from typing import Any, Literal
 from sqlmodel import Field, Session
 
 from app import auth, emails, fields, throttle, users
-from app.auth import Caller, Client
+from app.auth import Caller, Context
 from app.config import Settings
-from app.db import Database, now
+from app.db import now
 from app.emails import Email
 from app.errors import BadRequest, Invalid
 from app.fields import Input, Line, Password
 from app.logs import event
-from app.security import Passwords, claimed, seal, unseal
-from app.throttle import Attempt
+from app.security import claimed, seal, unseal
 from app.users import Check, EmailTaken, User, UserCreate, UserUpdate, UserUpdateMe
 
 VERIFY_LIFETIME = timedelta(hours=24)
@@ -47,53 +46,42 @@ class PasswordReset(EmailVerification):
     new_password: Password
 
 
-async def sign_up(
-    db: Database, passwords: Passwords, settings: Settings, new: UserCreate, client: Client, by: Caller | None = None
-) -> User:
+async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -> User:
     """A new user, who is sent a message to verify the address with. A known address raises EmailTaken.
 
     Where verification is a condition of login, a known address is not told to who signs up, but to its owner.
     """
     by_superuser = bool(by and by.user.is_superuser)
     if not by_superuser:
-        limits = (throttle.ADDRESS, throttle.ACCOUNT)
-        await Attempt(settings, "sign_up", new.email, client.address, limits).count(db)
-    hashed = await users.hash_password(passwords, new.password, "password", new.email, new.full_name)
-    discreet = settings.email_verification_required and not by_superuser
-    user = await db.write(users.create_discreetly if discreet else users.create, new, hashed)
+        await context.attempt("sign_up", new.email, throttle.ADDRESS, throttle.ACCOUNT).count(context.db)
+    hashed = await users.hash_password(context.passwords, new.password, "password", new.email, new.full_name)
+    discreet = context.settings.email_verification_required and not by_superuser
+    user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
     if by and by.user.is_superuser:
         event("user_created", by.user.id, target=user.id)
     else:
-        event("sign_up", None if discreet else user.id, address=client.address)
+        event("sign_up", None if discreet else user.id, address=context.address)
     return user
 
 
-async def update_me(
-    db: Database,
-    passwords: Passwords,
-    settings: Settings,
-    caller: Caller,
-    changes: UserUpdateMe,
-    client: Client,
-    check: Check | None = None,
-) -> User:
+async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, check: Check | None = None) -> User:
     """Change oneself. A new address is asked to confirm first; a new password ends all other sessions."""
     me = caller.user
     values = changes.model_dump(exclude_unset=True)
     current, address = values.pop("current_password", None), values.pop("email", me.email)
     if "password" not in values and address == me.email:
-        return await db.write(users.change, me.id, values, check)
+        return await context.db.write(users.change, me.id, values, check)
     if current is None:
         msg = "Field required to change email or password"
         raise Invalid({"loc": ["body", "current_password"], "msg": msg, "type": "missing"})
-    attempt = Attempt(settings, "current_password", str(me.id), client.address)
-    await attempt.count(db)
-    if not (await passwords.verify(current.get_secret_value(), me.hashed_password)).right:
-        event("incorrect_password", me.id, level=logging.WARNING, address=client.address)
+    attempt = context.attempt("current_password", str(me.id))
+    await attempt.count(context.db)
+    if not (await context.passwords.verify(current.get_secret_value(), me.hashed_password)).right:
+        event("incorrect_password", me.id, level=logging.WARNING, address=context.address)
         raise IncorrectPassword
     if address != me.email:
-        await Attempt(settings, "verify_email", address, client.address).count(db)
-    await _hash_new(passwords, values, me)
+        await context.attempt("verify_email", address).count(context.db)
+    await _hash_new(context, values, me)
 
     def unit(session: Session) -> User:
         def still(session: Session, user: User) -> None:
@@ -105,13 +93,13 @@ async def update_me(
         user = change(session, me.id, values, still, keep=caller.session_id)
         attempt.forgive(session)
         if address != user.email:
-            if not settings.email_verification_required and users.find_by_email(session, address):
+            if not context.settings.email_verification_required and users.find_by_email(session, address):
                 raise EmailTaken
             emails.queue(session, "verify_email", address, user.id, state=_state(user, "verify_email"))
             emails.queue(session, "email_changing", user.email, user.id, email=address)
         return user
 
-    user = await db.write(unit)
+    user = await context.db.write(unit)
     if address != user.email:
         event("email_change_requested", me.id)
     if "hashed_password" in values:
@@ -120,32 +108,25 @@ async def update_me(
 
 
 async def update(
-    db: Database,
-    passwords: Passwords,
-    caller: Caller,
-    user_id: uuid.UUID,
-    changes: UserUpdate,
-    check: Check | None = None,
+    context: Context, caller: Caller, user_id: uuid.UUID, changes: UserUpdate, check: Check | None = None
 ) -> None:
     """Change any user, as a superuser: what is changed holds at once, and a new address is still to be verified."""
     values = changes.model_dump(exclude_unset=True)
-    await _hash_new(passwords, values, await db.read(users.get, user_id))
-    await db.write(change, user_id, values, check, keep=caller.session_id)
+    await _hash_new(context, values, await context.db.read(users.get, user_id))
+    await context.db.write(change, user_id, values, check, keep=caller.session_id)
     event("user_updated", caller.user.id, target=user_id, fields=sorted(changes.model_fields_set))
 
 
-async def delete(db: Database, caller: Caller, user_id: uuid.UUID, check: Check | None = None) -> None:
+async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Check | None = None) -> None:
     """Delete a user and all that is theirs."""
-    await db.write(users.delete, user_id, check)
+    await context.db.write(users.delete, user_id, check)
     event("user_deleted", caller.user.id, target=user_id)
 
 
-async def _hash_new(passwords: Passwords, values: dict[str, Any], user: User) -> None:
+async def _hash_new(context: Context, values: dict[str, Any], user: User) -> None:
     if password := values.pop("password", None):
-        about = {"email": user.email, "full_name": user.full_name} | values
-        values["hashed_password"] = await users.hash_password(
-            passwords, password, "password", about["email"], about["full_name"]
-        )
+        email, name = values.get("email", user.email), values.get("full_name", user.full_name)
+        values["hashed_password"] = await users.hash_password(context.passwords, password, "password", email, name)
 
 
 def change(
@@ -179,45 +160,43 @@ def change(
     return user
 
 
-async def request_message(
-    db: Database, settings: Settings, kind: Literal["verify_email", "reset_password"], email: str, client: Client
-) -> None:
+async def request_message(context: Context, kind: Literal["verify_email", "reset_password"], email: str) -> None:
     """Ask for a message. Whether the address is anybody's is found out when it is sent, where no one can watch."""
-    await Attempt(settings, kind, email, client.address).count(db)
-    await db.write(emails.queue, kind, email)
-    event(f"{kind}_requested", None, address=client.address)
+    await context.attempt(kind, email).count(context.db)
+    await context.db.write(emails.queue, kind, email)
+    event(f"{kind}_requested", None, address=context.address)
 
 
-async def verify_email(db: Database, settings: Settings, given: EmailVerification) -> None:
+async def verify_email(context: Context, given: EmailVerification) -> None:
     """Verify the address that a token was sent to, and make it the user's. Raises InvalidLink, or EmailTaken."""
 
     def unit(session: Session) -> tuple[User, str]:
-        user, address = _redeem(session, settings, "verify_email", given.token, for_update=True)
+        user, address = _redeem(session, context.settings, "verify_email", given.token, for_update=True)
         before = user.email
         return change(session, user.id, {"email": address, "email_verified_at": now()}), before
 
-    user, before = await db.write(unit)
+    user, before = await context.db.write(unit)
     event("email_verified" if user.email == before else "email_changed", user.id)
 
 
-async def reset_password(
-    db: Database, passwords: Passwords, settings: Settings, given: PasswordReset, client: Client
-) -> None:
+async def reset_password(context: Context, given: PasswordReset) -> None:
     """Set a new password with a token that was sent to the user's address. Ends all sessions. Raises InvalidLink."""
-    user, _ = await db.read(_redeem, settings, "reset_password", given.token)
-    hashed = await users.hash_password(passwords, given.new_password, "new_password", user.email, user.full_name)
+    user, _ = await context.db.read(_redeem, context.settings, "reset_password", given.token)
+    hashed = await users.hash_password(
+        context.passwords, given.new_password, "new_password", user.email, user.full_name
+    )
 
     def unit(session: Session) -> User:
-        user, _ = _redeem(session, settings, "reset_password", given.token, for_update=True)
-        Attempt(settings, "login", user.email, client.address).forgive(session)
+        user, _ = _redeem(session, context.settings, "reset_password", given.token, for_update=True)
+        context.attempt("login", user.email).forgive(session)
         values = {"hashed_password": hashed, "email_verified_at": user.email_verified_at or now()}
         return change(session, user.id, values)
 
-    await db.write(unit)
-    event("password_reset", user.id, address=client.address)
+    await context.db.write(unit)
+    event("password_reset", user.id, address=context.address)
 
 
-def _verify_letter(session: Session, email: Email, settings: Settings) -> emails.Context | None:
+def _verify_letter(session: Session, email: Email, settings: Settings) -> emails.Content | None:
     """For the address of a user, unless it is verified, or for one that a user wants and nobody else has."""
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active:
@@ -230,14 +209,14 @@ def _verify_letter(session: Session, email: Email, settings: Settings) -> emails
     return _letter(email, user, "verify_email", VERIFY_LIFETIME, settings)
 
 
-def _reset_letter(session: Session, email: Email, settings: Settings) -> emails.Context | None:
+def _reset_letter(session: Session, email: Email, settings: Settings) -> emails.Content | None:
     user = users.find_by_email(session, email.email)
     if user is None or not user.is_active:
         return None
     return _letter(email, user, "reset_password", RESET_LIFETIME, settings)
 
 
-def _known_letter(session: Session, email: Email, _settings: Settings) -> emails.Context | None:
+def _known_letter(session: Session, email: Email, _settings: Settings) -> emails.Content | None:
     user = users.find_by_email(session, email.email)
     if user is None:
         return None
@@ -252,10 +231,10 @@ LETTERS: dict[str, emails.Letter] = {
 }
 
 
-def _letter(email: Email, user: User, purpose: str, lifetime: timedelta, settings: Settings) -> emails.Context:
+def _letter(email: Email, user: User, purpose: str, lifetime: timedelta, settings: Settings) -> emails.Content:
     email.user_id = user.id
     text = f"{user.id} {int((now() + lifetime).timestamp())} {email.email}"
-    token = seal(text, _state(user, purpose), key=settings.secret_key.get_secret_value())
+    token = seal(text, _state(user, purpose), key=settings.key)
     hours = int(lifetime.total_seconds() // 3600)
     link = settings.link(purpose.replace("_", "-"), token)
     return {"name": user.full_name, "token": token, "link": link, "hours": hours}
@@ -269,7 +248,7 @@ def _redeem(
         user_id, ends_at, address = (claimed(token) or "").split()
         user = users.find(session, uuid.UUID(user_id), for_update=for_update)
         is_current = user and user.is_active and int(ends_at) > now().timestamp()
-        if user and is_current and unseal(token, _state(user, purpose), key=settings.secret_key.get_secret_value()):
+        if user and is_current and unseal(token, _state(user, purpose), key=settings.key):
             return user, address
     except ValueError:
         pass

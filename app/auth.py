@@ -19,7 +19,7 @@ from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized
 from app.fields import GivenPassword, Line
 from app.logs import event
 from app.security import Passwords, decode_token, encode_token, seal, unseal
-from app.throttle import Attempt
+from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User
 
 MOST_SESSIONS = 20
@@ -105,11 +105,17 @@ class LoginSession(SQLModel, table=True):
 
 
 @dataclass(frozen=True)
-class Client:
-    """Where a request comes from: the network address, as the server knows it, and what calls itself User-Agent."""
+class Context:
+    """What a request finds here, and where it comes from: the address as the server knows it, and its User-Agent."""
 
+    db: Database
+    passwords: Passwords
+    settings: Settings
     address: str
     device: str
+
+    def attempt(self, action: str, account: str, *limits: Limit) -> Attempt:
+        return Attempt(self.settings, action, account, self.address, limits or (PAIR, ADDRESS, ACCOUNT))
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ _BY_SESSION = (
 )
 
 
-async def login(db: Database, passwords: Passwords, settings: Settings, form: LoginForm, client: Client) -> Token:
+async def login(context: Context, form: LoginForm) -> Token:
     """Tokens of a new session for the user of this address and password.
 
     Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); what
@@ -135,39 +141,37 @@ async def login(db: Database, passwords: Passwords, settings: Settings, form: Lo
         email = fields.canonical_email(form.username)
     except ValueError:  # no address at all, and so nobody's
         email = form.username
-    attempt = Attempt(settings, "login", email, client.address)
-    await attempt.count(db)
-    user = await db.read(users.find_by_email, email)
+    attempt = context.attempt("login", email)
+    await attempt.count(context.db)
+    user = await context.db.read(users.find_by_email, email)
     user_id = user.id if user else None
-    verdict = await passwords.verify(form.password.get_secret_value(), user.hashed_password if user else None)
+    hashed = user.hashed_password if user else None
+    verdict = await context.passwords.verify(form.password.get_secret_value(), hashed)
     try:
         if user is None or not verdict.right:
             raise IncorrectLogin
-        login = await db.write(_start, settings, user, verdict.rehashed, attempt, client)
+        login = await context.db.write(_start, context, user, verdict.rehashed, attempt)
     except (IncorrectLogin, InactiveUser, EmailNotVerified) as error:
-        about = {"reason": error.code, "address": client.address}
-        event("login_failed", user_id, level=logging.WARNING, **about)
+        event("login_failed", user_id, level=logging.WARNING, reason=error.code, address=context.address)
         raise
-    event("login", user.id, session_id=login.id, address=client.address)
-    return _tokens(settings, login)
+    event("login", user.id, session_id=login.id, address=context.address)
+    return _tokens(context.settings, login)
 
 
-def _start(
-    session: Session, settings: Settings, proved: User, rehashed: str | None, attempt: Attempt, client: Client
-) -> LoginSession:
+def _start(session: Session, context: Context, proved: User, rehashed: str | None, attempt: Attempt) -> LoginSession:
     """A session for the user who proved to know the password, unless something has changed since."""
     user = users.find(session, proved.id, for_update=True)
     if user is None or user.hashed_password != proved.hashed_password:
         raise IncorrectLogin
     if not user.is_active:
         raise InactiveUser
-    if settings.email_verification_required and not user.email_verified_at:
+    if context.settings.email_verification_required and not user.email_verified_at:
         raise EmailNotVerified
     if rehashed:
         user.hashed_password = rehashed
     attempt.forgive(session)
-    sweep(session, LoginSession, ~_lives(settings))
-    login = LoginSession(user_id=user.id, device=client.device)
+    sweep(session, LoginSession, ~_lives(context.settings))
+    login = LoginSession(user_id=user.id, device=context.device)
     session.add(login)
     session.flush()
     newest = col(LoginSession.created_at).desc(), col(LoginSession.id).desc()
@@ -178,7 +182,7 @@ def _start(
 
 async def refresh(db: Database, settings: Settings, form: RefreshForm) -> Token:
     """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
-    said = unseal(form.refresh_token, "refresh", key=settings.secret_key.get_secret_value())
+    said = unseal(form.refresh_token, "refresh", key=settings.key)
     if said is None:
         raise InvalidGrant
     session_id, generation = said.split()
@@ -220,13 +224,14 @@ def _rotate(
 
 
 def _tokens(settings: Settings, login: LoginSession) -> Token:
-    key = settings.secret_key.get_secret_value()
     ends_in = login.created_at + timedelta(days=settings.session_max_days) - now()
     lifetime = min(timedelta(minutes=settings.access_token_expire_minutes), ends_in)
     return Token(
-        access_token=encode_token("access", login.user_id, login.id, lifetime, key=key, algorithm=settings.algorithm),
+        access_token=encode_token(
+            "access", login.user_id, login.id, lifetime, key=settings.key, algorithm=settings.algorithm
+        ),
         expires_in=max(1, int(lifetime.total_seconds())),
-        refresh_token=seal(f"{login.id} {login.generation}", "refresh", key=key),
+        refresh_token=seal(f"{login.id} {login.generation}", "refresh", key=settings.key),
     )
 
 
@@ -240,8 +245,7 @@ def _lives(settings: Settings) -> ColumnElement[bool]:
 
 async def caller(db: Database, settings: Settings, token: str) -> Caller:
     """The active user whose access token this is, as the database knows them now; else InvalidToken or InactiveUser."""
-    key = settings.secret_key.get_secret_value()
-    claims = decode_token(token, "access", key=key, algorithm=settings.algorithm)
+    claims = decode_token(token, "access", key=settings.key, algorithm=settings.algorithm)
     found = await db.read(_find, claims.sub, claims.sid)
     if found is None:
         raise InvalidToken

@@ -159,6 +159,11 @@ class Settings(BaseSettings):
             raise ValueError(reason)
         return value
 
+    @property
+    def key(self) -> str:
+        """The secret key, as what signs and seals needs it."""
+        return self.secret_key.get_secret_value()
+
     def link(self, page: str, token: str) -> str:
         """A page of the frontend, which is handed a token."""
         return f"{self.frontend_url}/{page}?{urlencode({'token': token})}"

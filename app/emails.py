@@ -59,10 +59,10 @@ class EmailPage(Page):
     email: Annotated[fields.Email, Field(description="Only messages to this address")] | None = None
 
 
-Context = Mapping[str, Any]
+Content = Mapping[str, Any]
 """What the templates of a message are given. Its `token` is a secret, and kept nowhere but in the message."""
 
-Letter = Callable[[Session, Email, Settings], Context | None]
+Letter = Callable[[Session, Email, Settings], Content | None]
 """Finds out what a message says when it is about to be sent, and whose it is; None if it has become pointless."""
 
 
@@ -102,7 +102,7 @@ def claim(session: Session, most: int) -> list[Email]:
 
 def compose(
     session: Session, claimed: Email, letters: Mapping[str, Letter], settings: Settings
-) -> tuple[EmailMessage, Context] | None:
+) -> tuple[EmailMessage, Content] | None:
     """The message that was claimed, and what it was made of; None, and it is forgotten, if it has become pointless."""
     email = session.get(Email, claimed.id)
     if email is None:

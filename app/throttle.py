@@ -72,12 +72,11 @@ class Attempt:
         action: str,
         account: str,
         address: str,
-        limits: tuple[Limit, ...] = (PAIR, ADDRESS, ACCOUNT),
+        limits: tuple[Limit, ...],
     ) -> None:
         self._action, self._address, self._enabled = action, address, settings.throttling_enabled
         whose = {PAIR: (account, _network(address)), ADDRESS: ("", _network(address)), ACCOUNT: (account, "")}
-        secret = settings.secret_key.get_secret_value()
-        keys = {limit: pseudonym(json.dumps([action, limit.by, *whose[limit]]), key=secret) for limit in limits}
+        keys = {limit: pseudonym(json.dumps([action, limit.by, *whose[limit]]), key=settings.key) for limit in limits}
         self._limits = {key: limit for limit, key in keys.items()}
         self._own = [key for limit, key in keys.items() if limit != ADDRESS]
 

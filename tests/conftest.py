@@ -31,7 +31,7 @@ from sqlalchemy import text  # noqa: E402
 from sqlmodel import Session, SQLModel  # noqa: E402
 
 from app import emails, logs, migrations, security  # noqa: E402
-from app.auth import LoginSession  # noqa: E402
+from app.auth import Context, LoginSession  # noqa: E402
 from app.sender import Sender  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
@@ -264,6 +264,11 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
     yield make
     for client in clients:
         client.close()
+
+
+def context_of(service: Service) -> Context:
+    """What a request from this machine would find."""
+    return Context(service.database, service.app.state.passwords, service.settings, "127.0.0.1", "the tests")
 
 
 class Mailbox:

@@ -6,11 +6,10 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 
 from app import auth
-from app.auth import Caller, Client
+from app.auth import Caller, Context
 from app.config import Settings
 from app.db import Database
 from app.errors import Forbidden, InvalidToken, Unauthorized
-from app.security import Passwords
 from app.users import SignupClosed, User
 
 # Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
@@ -25,23 +24,18 @@ async def _settings(request: Request) -> Settings:
     return request.app.state.settings  # type: ignore[no-any-return]
 
 
-async def _passwords(request: Request) -> Passwords:
-    return request.app.state.passwords  # type: ignore[no-any-return]
-
-
 Db = Annotated[Database, Depends(_database)]
 AppSettings = Annotated[Settings, Depends(_settings)]
-PasswordService = Annotated[Passwords, Depends(_passwords)]
 
 
-async def _client(request: Request) -> Client:
+async def _context(request: Request, db: Db, settings: AppSettings) -> Context:
     # The peer, or what a proxy says that the server was told to trust: never a header that anyone could send.
     address = request.client.host if request.client else ""
     device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
-    return Client(address, device[:255])
+    return Context(db, request.app.state.passwords, settings, address, device[:255])
 
 
-FromClient = Annotated[Client, Depends(_client)]
+RequestContext = Annotated[Context, Depends(_context)]
 
 
 async def _caller(

@@ -180,7 +180,7 @@ class Lister:
 
 
 async def _lister(request: Request, response: Response, db: Db, user: CurrentUser, settings: AppSettings) -> Lister:
-    return Lister(request, response, db, user, key=settings.secret_key.get_secret_value())
+    return Lister(request, response, db, user, key=settings.key)
 
 
 Pages = Annotated[Lister, Depends(_lister)]

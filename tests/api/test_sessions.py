@@ -16,9 +16,9 @@ from sqlmodel import Session, SQLModel, col, func, select
 
 from app import auth, security, users
 from app.auth import MOST_SESSIONS, InactiveUser, IncorrectLogin, LoginSession
-from app.throttle import Attempt, Bucket
+from app.throttle import Bucket
 from app.users import User
-from tests.conftest import PASSWORD, Mailbox, add_user, client_at, on_sqlite
+from tests.conftest import PASSWORD, Mailbox, add_user, client_at, context_of, on_sqlite
 from tests.service import KEY, Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -576,12 +576,12 @@ def test_the_session_of_an_inactive_user_is_not_renewed(
 def test_a_login_that_something_overtakes_begins_no_session(
     service: Service, ada: User, change: dict[str, Any], error: type[Exception]
 ) -> None:
-    client = auth.Client("192.0.2.1", "the tests")
-    attempt = Attempt(service.settings, "login", ada.email, client.address)
+    context = context_of(service)
+    attempt = context.attempt("login", ada.email)
     proved = service.read(users.get, ada.id)
 
     def start() -> LoginSession:
-        return service.write(auth._start, service.settings, proved, None, attempt, client)
+        return service.write(auth._start, context, proved, None, attempt)
 
     def count() -> int:
         count = select(func.count()).select_from(LoginSession).where(col(LoginSession.user_id) == ada.id)

@@ -18,11 +18,11 @@ from sqlmodel import Session
 
 from app import accounts, fields, items, users
 from app.accounts import IncorrectPassword
-from app.auth import Caller, Client
+from app.auth import Caller
 from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
 from app.users import User, UserPage, UserUpdateMe
-from tests.conftest import HASHED, PASSWORD, add_user, on_sqlite, token_of
+from tests.conftest import HASHED, PASSWORD, add_user, context_of, on_sqlite, token_of
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -324,9 +324,8 @@ def test_a_password_that_was_right_no_longer_counts_once_it_was_changed(service:
     as_it_was = Caller(service.read(users.get, ada.id), ada.id)
     service.write(users.change, ada.id, {"hashed_password": "changed meanwhile"})
     before = stored(service)
-    passwords, client = service.app.state.passwords, Client("127.0.0.1", "")
     with pytest.raises(IncorrectPassword):
-        service.run(accounts.update_me(service.database, passwords, service.settings, as_it_was, change, client))
+        service.run(accounts.update_me(context_of(service), as_it_was, change))
     assert stored(service) == before
 
 

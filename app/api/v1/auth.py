@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, status
 
 from app import accounts, auth
 from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordReset
-from app.api.deps import AppSettings, CurrentCaller, Db, FromClient, PasswordService
+from app.api.deps import AppSettings, CurrentCaller, Db, RequestContext
 from app.api.errors import problems
 from app.api.resources import Message
 from app.auth import (
@@ -30,11 +30,9 @@ router = APIRouter()
 
 
 @router.post("/login", responses=problems(IncorrectLogin, InactiveUser, EmailNotVerified, TooManyRequests))
-async def login(
-    db: Db, passwords: PasswordService, settings: AppSettings, client: FromClient, form: Annotated[LoginForm, Form()]
-) -> Token:
+async def login(context: RequestContext, form: Annotated[LoginForm, Form()]) -> Token:
     """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session."""
-    return await auth.login(db, passwords, settings, form, client)
+    return await auth.login(context, form)
 
 
 @router.post("/refresh", responses=problems(InvalidGrant))
@@ -71,28 +69,26 @@ async def delete_session(db: Db, caller: CurrentCaller, session_id: Id) -> None:
 
 
 @router.post("/email/verify", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink, EmailTaken))
-async def verify_email(db: Db, settings: AppSettings, given: EmailVerification) -> None:
+async def verify_email(context: RequestContext, given: EmailVerification) -> None:
     """Verify an address by the token that was sent there; one that you change to becomes yours by this."""
-    await accounts.verify_email(db, settings, given)
+    await accounts.verify_email(context, given)
 
 
 @router.post("/email/verify/request", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
-async def request_verification(db: Db, settings: AppSettings, client: FromClient, given: GivenEmail) -> Message:
+async def request_verification(context: RequestContext, given: GivenEmail) -> Message:
     """Ask for another message to verify an address. Whether it is known is not told."""
-    await accounts.request_message(db, settings, "verify_email", given.email, client)
+    await accounts.request_message(context, "verify_email", given.email)
     return Message(message="If this address is still to be verified, a message is on its way")
 
 
 @router.post("/password/forgot", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
-async def forgot_password(db: Db, settings: AppSettings, client: FromClient, given: GivenEmail) -> Message:
+async def forgot_password(context: RequestContext, given: GivenEmail) -> Message:
     """Ask for a message to set a new password with. Whether the address is known is not told."""
-    await accounts.request_message(db, settings, "reset_password", given.email, client)
+    await accounts.request_message(context, "reset_password", given.email)
     return Message(message="If this address is known, a message is on its way")
 
 
 @router.post("/password/reset", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink))
-async def reset_password(
-    db: Db, passwords: PasswordService, settings: AppSettings, client: FromClient, given: PasswordReset
-) -> None:
+async def reset_password(context: RequestContext, given: PasswordReset) -> None:
     """Set a new password by the token that was sent to you. All your sessions end."""
-    await accounts.reset_password(db, passwords, settings, given, client)
+    await accounts.reset_password(context, given)

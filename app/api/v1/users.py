@@ -7,17 +7,7 @@ from fastapi import APIRouter, Query, status
 
 from app import accounts, items, users
 from app.accounts import IncorrectPassword
-from app.api.deps import (
-    AppSettings,
-    CurrentCaller,
-    CurrentUser,
-    Db,
-    DirectoryReader,
-    FromClient,
-    PasswordService,
-    SignUp,
-    Superuser,
-)
+from app.api.deps import CurrentCaller, CurrentUser, Db, DirectoryReader, RequestContext, SignUp, Superuser
 from app.api.errors import problems
 from app.api.resources import Created, OneResource, Pages
 from app.errors import Forbidden, NotFound
@@ -52,17 +42,9 @@ async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPag
     responses=problems(EmailTaken, SignupClosed, TooManyRequests),
     openapi_extra={"security": [{}]},  # a token is one way, none is the other
 )
-async def create_user(
-    db: Db,
-    passwords: PasswordService,
-    settings: AppSettings,
-    client: FromClient,
-    by: SignUp,
-    created: Created,
-    new: UserCreate,
-) -> User:
+async def create_user(context: RequestContext, by: SignUp, created: Created, new: UserCreate) -> User:
     """Sign up. Where sign-up is closed, a superuser adds users here."""
-    user = await accounts.sign_up(db, passwords, settings, new, client, by)
+    user = await accounts.sign_up(context, new, by)
     return created(user, shown_as=items.without_items(user))
 
 
@@ -74,26 +56,20 @@ async def read_me(user: CurrentUser, resource: OneResource) -> User:
 
 @router.patch("/me", response_model=UserPublic, responses=problems(EmailTaken, IncorrectPassword, TooManyRequests))
 async def update_me(
-    db: Db,
-    passwords: PasswordService,
-    settings: AppSettings,
-    client: FromClient,
-    caller: CurrentCaller,
-    resource: OneResource,
-    changes: UserUpdateMe,
+    context: RequestContext, caller: CurrentCaller, resource: OneResource, changes: UserUpdateMe
 ) -> User:
     """Change yourself (JSON merge patch); a new email or password needs your current password.
 
     A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there.
     """
     check = resource.conditions.check_row
-    return resource.show(await accounts.update_me(db, passwords, settings, caller, changes, client, check))
+    return resource.show(await accounts.update_me(context, caller, changes, check))
 
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser))
-async def delete_me(db: Db, caller: CurrentCaller, resource: OneResource) -> None:
+async def delete_me(context: RequestContext, caller: CurrentCaller, resource: OneResource) -> None:
     """Delete yourself and all that is yours."""
-    await accounts.delete(db, caller, caller.user.id, resource.conditions.check_row)
+    await accounts.delete(context, caller, caller.user.id, resource.conditions.check_row)
 
 
 @router.get("/{user_id}", responses=problems(NotFound))
@@ -104,12 +80,12 @@ async def read_user(db: Db, user: CurrentUser, resource: OneResource, user_id: I
 
 @router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser))
 async def update_user(
-    db: Db, passwords: PasswordService, caller: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
+    context: RequestContext, caller: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
 ) -> UserWithItems:
     """Change any user, as a superuser (JSON merge patch)."""
     check = resource.conditions.check_as(items.with_items)
-    await accounts.update(db, passwords, caller, user_id, changes, check)
-    return resource.show(await db.read(items.owner, caller.user, user_id))
+    await accounts.update(context, caller, user_id, changes, check)
+    return resource.show(await context.db.read(items.owner, caller.user, user_id))
 
 
 @router.delete(
@@ -117,6 +93,6 @@ async def update_user(
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(Forbidden, NotFound, LastSuperuser),
 )
-async def delete_user(db: Db, caller: Superuser, resource: OneResource, user_id: Id) -> None:
+async def delete_user(context: RequestContext, caller: Superuser, resource: OneResource, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await accounts.delete(db, caller, user_id, resource.conditions.check_as(items.with_items))
+    await accounts.delete(context, caller, user_id, resource.conditions.check_as(items.with_items))
