@@ -52,10 +52,11 @@ async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -
     Where verification is a condition of login, a known address is not told to who signs up, but to its owner.
     """
     by_superuser = bool(by and by.user.is_superuser)
-    if not by_superuser:
-        await context.attempt("sign_up", new.email, throttle.ADDRESS, throttle.ACCOUNT).count(context.db)
-    hashed = await users.hash_password(context.passwords, new.password, "password", new.email, new.full_name)
     discreet = context.settings.email_verification_required and not by_superuser
+    if not by_superuser:
+        limits = () if discreet else (throttle.ADDRESS, throttle.ACCOUNT)  # all of them where it sends mail to others
+        await context.attempt("sign_up", new.email, *limits).count(context.db)
+    hashed = await users.hash_password(context.passwords, new.password, "password", new.email, new.full_name)
     user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
     if by and by.user.is_superuser:
         event("user_created", by.user.id, target=user.id)
@@ -218,7 +219,7 @@ def _reset_letter(session: Session, email: Email, settings: Settings) -> emails.
 
 def _known_letter(session: Session, email: Email, _settings: Settings) -> emails.Content | None:
     user = users.find_by_email(session, email.email)
-    if user is None:
+    if user is None or not user.is_active:
         return None
     email.user_id = user.id
     return {"name": user.full_name}
@@ -257,5 +258,7 @@ def _redeem(
 
 def _state(user: User, purpose: str) -> str:
     """All that a token of this purpose ends, or that ends it: it is worth nothing after a change of any of these."""
-    state = [purpose, user.hashed_password, user.email, user.email_verified_at and user.email_verified_at.isoformat()]
+    state = [purpose, user.hashed_password, user.email]
+    if purpose == "verify_email":
+        state.append(str(user.email_verified_at))
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()

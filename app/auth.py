@@ -38,12 +38,6 @@ class InactiveUser(BadRequest):
     oauth = "invalid_grant"
 
 
-class EmailNotVerified(BadRequest):
-    code = "email_not_verified"
-    detail = "The email is still to be verified, by the link that was sent there"
-    oauth = "invalid_grant"
-
-
 class InvalidGrant(Unauthorized):
     code = "invalid_grant"
     detail = "The refresh token is not good, or not any more: log in again"
@@ -106,7 +100,7 @@ class LoginSession(SQLModel, table=True):
 
 @dataclass(frozen=True)
 class Context:
-    """What a request finds here, and where it comes from: the address as the server knows it, and its User-Agent."""
+    """What a request finds here, and where it comes from: the IP address that the server knows (or ""), the device."""
 
     db: Database
     passwords: Passwords
@@ -134,8 +128,9 @@ _BY_SESSION = (
 async def login(context: Context, form: LoginForm) -> Token:
     """Tokens of a new session for the user of this address and password.
 
-    Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); what
-    keeps a user out (InactiveUser, EmailNotVerified) is told only to who knows the password.
+    Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); that a
+    user is inactive (InactiveUser) is told only to who knows the password. Where verification is a condition, who has
+    yet to verify the address is answered like all others: else signing up and logging in would tell what is known.
     """
     try:
         email = fields.canonical_email(form.username)
@@ -147,12 +142,14 @@ async def login(context: Context, form: LoginForm) -> Token:
     user_id = user.id if user else None
     hashed = user.hashed_password if user else None
     verdict = await context.passwords.verify(form.password.get_secret_value(), hashed)
+    verified = not context.settings.email_verification_required or bool(user and user.email_verified_at)
     try:
-        if user is None or not verdict.right:
+        if user is None or not verdict.right or not verified:
             raise IncorrectLogin
         login = await context.db.write(_start, context, user, verdict.rehashed, attempt)
-    except (IncorrectLogin, InactiveUser, EmailNotVerified) as error:
-        event("login_failed", user_id, level=logging.WARNING, reason=error.code, address=context.address)
+    except (IncorrectLogin, InactiveUser) as error:
+        about = {"reason": error.code, "verified": verified, "address": context.address}
+        event("login_failed", user_id, level=logging.WARNING, **about)
         raise
     event("login", user.id, session_id=login.id, address=context.address)
     return _tokens(context.settings, login)
@@ -165,8 +162,6 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
         raise IncorrectLogin
     if not user.is_active:
         raise InactiveUser
-    if context.settings.email_verification_required and not user.email_verified_at:
-        raise EmailNotVerified
     if rehashed:
         user.hashed_password = rehashed
     attempt.forgive(session)

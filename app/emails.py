@@ -4,14 +4,12 @@ import random
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from email.headerregistry import Address
-from email.message import EmailMessage
 from typing import Annotated, Any, Literal
 
 from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
 from sqlmodel import Field, Session, col, select
 
-from app import fields, mail, paging
+from app import fields, paging
 from app.config import Settings
 from app.db import Record, now, sweep
 from app.fields import Input, Line, Text
@@ -100,27 +98,16 @@ def claim(session: Session, most: int) -> list[Email]:
     return claims
 
 
-def compose(
-    session: Session, claimed: Email, letters: Mapping[str, Letter], settings: Settings
-) -> tuple[EmailMessage, Content] | None:
-    """The message that was claimed, and what it was made of; None, and it is forgotten, if it has become pointless."""
+def read(session: Session, claimed: Email, letters: Mapping[str, Letter], settings: Settings) -> Content | None:
+    """What a message says that was claimed; None if it has become pointless, and then it is forgotten."""
     email = session.get(Email, claimed.id)
     if email is None:
         return None
     letter = letters.get(email.kind)
-    context = letter(session, email, settings) if letter else email.context
-    if context is None:
+    content = letter(session, email, settings) if letter else email.context
+    if content is None:
         session.delete(email)
-        return None
-    message = mail.compose(
-        email.kind,
-        {"app_name": settings.app_name, **context},
-        sender=Address(settings.app_name, addr_spec=settings.mail_from),
-        recipient=email.email,
-        message_id=f"<{email.id}@{settings.mail_from.rpartition('@')[2]}>",
-        date=email.created_at,
-    )
-    return message, context
+    return content
 
 
 def sent(session: Session, claimed: Email) -> None:

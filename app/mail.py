@@ -8,14 +8,12 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
+from uuid import UUID
 
 import aiosmtplib
 from email_validator import validate_email
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-TIMEOUT = 30.0
-"""Seconds for which an SMTP server may take over one answer, unless its URL says otherwise."""
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -36,52 +34,63 @@ class Transport(Protocol):
 
 
 def compose(
-    kind: str, context: Mapping[str, Any], *, sender: Address, recipient: str, message_id: str, date: datetime
+    kind: str, content: Mapping[str, Any], *, app_name: str, sender: str, recipient: str, key: UUID, date: datetime
 ) -> EmailMessage:
-    """The message that the templates in the folder of this kind make, as text and as HTML."""
-    recipient = _ascii_domain(recipient)
+    """The message that the templates in the folder of this kind make, as text and as HTML.
+
+    It comes from the app of this name at the address `sender`; `key` makes the Message-ID.
+    """
+    by, to = (_address(*each) for each in ((app_name, sender), ("", recipient)))
     # Lines of any length that SMTP can take, so that links are not broken in the text.
-    message = EmailMessage(SMTP.clone(max_line_length=998, utf8=not recipient.isascii()))
+    message = EmailMessage(SMTP.clone(max_line_length=998, utf8=not f"{by.addr_spec}{to.addr_spec}".isascii()))
     subject, text, html = (
-        _templates.get_template(f"{kind}/{part}").render(context) for part in ("subject.txt", "body.txt", "body.html")
+        _templates.get_template(f"{kind}/{part}").render(content, app_name=app_name)
+        for part in ("subject.txt", "body.txt", "body.html")
     )
     message["Subject"] = " ".join(subject.split())
-    message["From"] = sender
-    message["To"] = Address(addr_spec=recipient)
+    message["From"] = by
+    message["To"] = to
     message["Date"] = date
-    message["Message-ID"] = message_id
+    message["Message-ID"] = f"<{key}@{by.domain}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notes, please
     message.set_content(text)
     message.add_alternative(html, subtype="html")
     return message
 
 
-def _ascii_domain(address: str) -> str:
+def _address(name: str, address: str) -> Address:
     """With its domain in Punycode, as all servers understand it."""
-    return validate_email(address, check_deliverability=False).ascii_email or address
+    known = validate_email(address, check_deliverability=False)
+    return Address(name, username=known.local_part, domain=known.ascii_domain)
 
 
 def transport(url: str) -> Transport:
     """For `file://folder`, `file:///folder`, `smtp://` and `smtps://user:password@host:port`; else ValueError.
 
-    `smtp://` must be able to STARTTLS (RFC 3207) unless `?starttls=false`; `?timeout=` is in seconds.
+    `smtp://` must be able to STARTTLS (RFC 3207) unless `?starttls=false`; `?timeout=` is how many seconds an
+    answer may take (30).
     """
-    parsed = urlsplit(url)
-    options = {name: values[-1] for name, values in parse_qs(parsed.query).items()}
-    if parsed.scheme == "file" and url.removeprefix("file://") not in ("", url):
+    if url.startswith("file://") and url != "file://":
         return Folder(Path(url.removeprefix("file://")))
-    if parsed.scheme in ("smtp", "smtps") and parsed.hostname and options.keys() <= {"starttls", "timeout"}:
-        encrypt = {"true": True, "false": False}.get(options.get("starttls", "true"))
-        if encrypt is not None:
+    try:
+        parsed = urlsplit(url)
+        options = {"starttls": "true", "timeout": "30"} | dict(
+            parse_qsl(parsed.query, strict_parsing=bool(parsed.query))
+        )
+        starttls, timeout = options.pop("starttls"), float(options.pop("timeout"))
+        known = parsed.scheme in ("smtp", "smtps") and starttls in ("true", "false") and not options
+        if known and parsed.hostname and 0 < timeout < 60:
             return Server(
                 hostname=parsed.hostname,
                 port=parsed.port or (465 if parsed.scheme == "smtps" else 587),
                 username=unquote(parsed.username) if parsed.username else None,
                 password=unquote(parsed.password) if parsed.password else None,
                 use_tls=parsed.scheme == "smtps",
-                start_tls=encrypt and parsed.scheme == "smtp",
-                timeout=float(options.get("timeout", TIMEOUT)),
+                start_tls=parsed.scheme == "smtp" and starttls == "true",
+                timeout=timeout,
             )
+    except ValueError:  # its text may quote the password
+        pass
     raise ValueError("must be file://folder, smtp://user:password@host or smtps://user:password@host")
 
 
@@ -112,7 +121,12 @@ class Server:
     async def send(self, message: EmailMessage) -> None:
         sender, recipient = (message[name].addresses[0].addr_spec for name in ("From", "To"))
         try:
-            await aiosmtplib.send(message, sender=sender, recipients=[recipient], **self._options)
+            async with aiosmtplib.SMTP(**self._options) as client:
+                try:
+                    await client.send_message(message, sender=sender, recipients=[recipient])
+                except asyncio.CancelledError:
+                    client.close()  # leaving would say QUIT, and wait for the answer
+                    raise
         except aiosmtplib.SMTPRecipientsRefused as error:
             raise _judged(error.recipients[0]) from error
         except (aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:
@@ -120,4 +134,5 @@ class Server:
 
 
 def _judged(error: aiosmtplib.SMTPResponseException) -> Exception:
-    return Rejected(f"{error.code} {error.message}") if 500 <= error.code < 600 else error
+    is_final = 500 <= error.code < 600 and error.code != 530  # that is about our login (RFC 4954 section 6)
+    return Rejected(f"{error.code} {error.message}") if is_final else error

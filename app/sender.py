@@ -8,8 +8,10 @@ import asyncio
 import logging
 import random
 import signal
+from email.message import EmailMessage
 
 from aiosmtplib import SMTPException
+from jinja2 import TemplateError
 
 from app import accounts, emails, logs, mail
 from app.config import Settings, get_settings
@@ -80,25 +82,38 @@ class Sender:
         secret = ""
         try:
             async with asyncio.timeout(PATIENCE):
-                composed = await self._db.write(emails.compose, email, accounts.LETTERS, self._settings)
-                if composed is None:
+                content = await self._db.write(emails.read, email, accounts.LETTERS, self._settings)
+                if content is None:
                     return
-                message, context = composed
-                secret = context.get("token", "")
-                await self._transport.send(message)
+                secret = content.get("token", "")
+                await self._transport.send(self._compose(email, content))
         except asyncio.CancelledError:
             await self._db.write(emails.release, email)
             raise
         except Exception as error:  # one message that cannot be sent must not hold up the others
-            if not isinstance(error, mail.Rejected | OSError | SMTPException | Unavailable):
+            expected = isinstance(error, mail.Rejected | OSError | SMTPException | Unavailable)
+            if not expected or isinstance(error, TemplateError):  # of which some are an OSError
                 logger.error("email not composed: %s", type(error).__name__, exc_info=error, extra={"data": about})
-            # A server may quote what it refuses.
-            text = " ".join(f"{type(error).__name__} {error}".replace(secret or "\0", "...").split())
+            text = f"{type(error).__name__} {error}"
+            if secret:  # which a server may quote with what it refuses
+                text = text.replace(secret, "...")
+            text = "".join(character if character.isprintable() else " " for character in text)
             await self._db.write(emails.failed, email, text, for_good=isinstance(error, mail.Rejected))
             logger.warning("email not sent", extra={"data": {**about, "error": type(error).__name__}})
         else:
             await self._db.write(emails.sent, email)
             logger.info("email sent", extra={"data": about})
+
+    def _compose(self, email: Email, content: emails.Content) -> EmailMessage:
+        return mail.compose(
+            email.kind,
+            content,
+            app_name=self._settings.app_name,
+            sender=self._settings.mail_from,
+            recipient=email.email,
+            key=email.id,
+            date=email.created_at,
+        )
 
 
 async def main(settings: Settings) -> None:

@@ -116,17 +116,16 @@ class Attempt:
         if not exceeded:
             return None
         # What is refused counts no further: else a single address could use up the limit of an account everywhere.
-        others = [key for key in self._limits if key not in exceeded]
-        session.execute(update(Bucket).where(col(Bucket.key).in_(others)).values(count=col(Bucket.count) - 1))
+        # And what is new is forgotten: else a flood of invented accounts would fill the table.
+        others = col(Bucket.key).in_(self._limits.keys() - exceeded)
+        session.execute(delete(Bucket).where(others, col(Bucket.count) == 1))
+        session.execute(update(Bucket).where(others).values(count=col(Bucket.count) - 1))
         return max(exceeded.items(), key=lambda each: each[1])
 
 
 def _network(address: str) -> str:
     """What one attacker has of addresses: one of IPv4, 2**64 of IPv6 (a /64 network)."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:  # a Unix socket has none, and what a proxy passes on may be anything
+    if ":" not in address:
         return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
+    ip = ipaddress.IPv6Address(address)
     return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))

@@ -120,6 +120,18 @@ def test_nothing_that_a_client_writes_gets_into_the_log(client: httpx2.Client, l
     assert "FAKE" not in json.dumps(written)
 
 
+@on_one_database
+def test_what_a_proxy_passes_on_as_an_address_is_logged_only_if_it_is_one(
+    client: httpx2.Client, log: io.StringIO
+) -> None:
+    form = {"username": "ada@example.com", "password": "not the one"}
+    for address in ("FAKE ada@example.com", "fe80::1%FAKE", "192.0.2.1"):
+        client.post("/api/v1/auth/login", data=form, headers={"X-Forwarded-For": address})
+    failures = [json.loads(line) for line in log.getvalue().splitlines() if "login_failed" in line]
+    assert [entry["address"] for entry in failures] == ["", "fe80::1", "192.0.2.1"]
+    assert "FAKE" not in log.getvalue()
+
+
 @pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize("formatter", [JsonFormatter, LineFormatter])
 def test_a_line_stays_one_line(formatter: type[JsonFormatter | LineFormatter], texts: bool) -> None:

@@ -1,5 +1,6 @@
 """What a route asks for in its signature."""
 
+from ipaddress import ip_address
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -30,7 +31,10 @@ AppSettings = Annotated[Settings, Depends(_settings)]
 
 async def _context(request: Request, db: Db, settings: AppSettings) -> Context:
     # The peer, or what a proxy says that the server was told to trust: never a header that anyone could send.
-    address = request.client.host if request.client else ""
+    try:
+        address = str(ip_address(request.client.host.partition("%")[0] if request.client else ""))
+    except ValueError:  # a Unix socket has none, and a proxy may pass on what is none
+        address = ""
     device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
     return Context(db, request.app.state.passwords, settings, address, device[:255])
 

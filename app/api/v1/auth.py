@@ -11,7 +11,6 @@ from app.api.deps import AppSettings, CurrentCaller, Db, RequestContext
 from app.api.errors import problems
 from app.api.resources import Message
 from app.auth import (
-    EmailNotVerified,
     InactiveUser,
     IncorrectLogin,
     InvalidGrant,
@@ -29,7 +28,7 @@ from app.users import EmailTaken
 router = APIRouter()
 
 
-@router.post("/login", responses=problems(IncorrectLogin, InactiveUser, EmailNotVerified, TooManyRequests))
+@router.post("/login", responses=problems(IncorrectLogin, InactiveUser, TooManyRequests))
 async def login(context: RequestContext, form: Annotated[LoginForm, Form()]) -> Token:
     """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session."""
     return await auth.login(context, form)
