@@ -36,7 +36,7 @@ class TooManyRequests(AppError):
 
 
 class Bucket(SQLModel, table=True):
-    """Attempts that were counted together, since a moment that was `seconds` before `ends_at`."""
+    """Attempts that are counted together until `ends_at`, or none: until then an account is known at an address."""
 
     __tablename__ = "throttle_buckets"
 
@@ -57,6 +57,8 @@ class Limit:
 PAIR = Limit("account-and-address", 10, 5 * 60)
 ADDRESS = Limit("address", 100, 5 * 60)
 ACCOUNT = Limit("account", 100, 24 * 60 * 60)
+KNOWN = timedelta(days=30)
+"""For how long an address from which an attempt was right is free of ACCOUNT, so that strangers lock nobody out."""
 
 
 class Attempt:
@@ -75,10 +77,14 @@ class Attempt:
         limits: tuple[Limit, ...],
     ) -> None:
         self._action, self._address, self._enabled = action, address, settings.throttling_enabled
-        whose = {PAIR: (account, _network(address)), ADDRESS: ("", _network(address)), ACCOUNT: (account, "")}
-        keys = {limit: pseudonym(json.dumps([action, limit.by, *whose[limit]]), key=settings.key) for limit in limits}
-        self._limits = {key: limit for limit, key in keys.items()}
-        self._own = [key for limit, key in keys.items() if limit != ADDRESS]
+
+        def key(*parts: str) -> str:
+            return pseudonym(json.dumps([action, *parts]), key=settings.key)
+
+        network = _network(address)
+        whose = {PAIR: (account, network), ADDRESS: ("", network), ACCOUNT: (account, "")}
+        self._limits = {key(limit.by, *whose[limit]): limit for limit in limits}
+        self._known = key("known", account, network)
 
     async def count(self, db: Database) -> None:
         """Count it, for good, before anything else is done. Raises TooManyRequests where a limit is exceeded."""
@@ -91,8 +97,11 @@ class Attempt:
             raise TooManyRequests(limit, max(1, math.ceil((ends_at - now()).total_seconds())))
 
     def forgive(self, session: Session) -> None:
-        """Forget the attempts on this account, of which the last one was right."""
-        session.execute(delete(Bucket).where(col(Bucket.key).in_(self._own)))
+        """Forget the attempts on this account, of which the last one was right, and know it at this address."""
+        own = [key for key, limit in self._limits.items() if limit != ADDRESS]
+        session.execute(delete(Bucket).where(col(Bucket.key).in_(own)))
+        known = insert(session, Bucket).values(key=self._known, count=0, ends_at=now() + KNOWN)
+        session.execute(known.on_conflict_do_update(index_elements=["key"], set_={"ends_at": known.excluded.ends_at}))
 
     def _count(self, session: Session) -> tuple[str, datetime] | None:
         """Of the limits that are exceeded, the one that lasts longest, with its end."""
@@ -113,6 +122,8 @@ class Attempt:
         ).returning(col(Bucket.key), col(Bucket.count), col(Bucket.ends_at))
         counted = session.execute(upsert).all()
         exceeded = {key: ends_at for key, count, ends_at in counted if count > self._limits[key].most}
+        if any(self._limits[key] == ACCOUNT for key in exceeded) and session.get(Bucket, self._known) is not None:
+            exceeded = {key: ends_at for key, ends_at in exceeded.items() if self._limits[key] != ACCOUNT}
         if not exceeded:
             return None
         # What is refused counts no further: else a single address could use up the limit of an account everywhere.

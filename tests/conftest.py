@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -27,7 +28,7 @@ os.environ |= {
 import asyncpg  # noqa: E402
 import httpx2  # noqa: E402
 import pytest  # noqa: E402
-from sqlalchemy import text  # noqa: E402
+from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel  # noqa: E402
 
 from app import emails, logs, migrations, security  # noqa: E402
@@ -269,6 +270,20 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
 def context_of(service: Service) -> Context:
     """What a request from this machine would find."""
     return Context(service.database, service.app.state.passwords, service.settings, "127.0.0.1", "the tests")
+
+
+@contextmanager
+def statements(service: Service) -> Iterator[list[str]]:
+    """The statements that the service sends to its database meanwhile."""
+    sent: list[str] = []
+    engine = getattr(service.database._engine, "sync_engine", service.database._engine)
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine, "before_cursor_execute", note)
 
 
 class Mailbox:

@@ -176,6 +176,15 @@ def test_one_account_has_a_hundred_tries_a_day_from_all_addresses(
     assert log_in(client_from("192.0.2.2"), ada.email).status_code == 200
 
 
+def test_strangers_do_not_lock_out_who_was_there_before(
+    client: httpx2.Client, client_from: ClientsFrom, service: Service, ada: User
+) -> None:
+    assert log_in(client, ada.email).status_code == 200
+    spend(service, 100, "login", address="10.0.0.{}")
+    assert outcome(log_in(client_from("192.0.2.1"), ada.email)) == TOO_MANY
+    assert [log_in(client, ada.email, WRONG).status_code for _ in range(11)] == [401] * 10 + [429]
+
+
 def test_of_two_limits_the_one_that_lasts_longer_is_told(
     client: httpx2.Client, service: Service, clock: time_machine.Traveller
 ) -> None:

@@ -2,8 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,16 +12,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from sqlalchemy import event
-from sqlmodel import Session
+from sqlmodel import Session, SQLModel, select
 
-from app import accounts, fields, items, users
+from app import accounts, emails, fields, items, users
 from app.accounts import IncorrectPassword
 from app.auth import Caller
 from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
 from app.users import User, UserPage, UserUpdateMe
-from tests.conftest import HASHED, PASSWORD, add_user, context_of, on_sqlite, token_of
+from tests.conftest import HASHED, PASSWORD, add_user, context_of, on_sqlite, statements, token_of
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -265,20 +263,6 @@ def _add_items(session: Session, owner: User, count: int) -> None:
         items.create(session, owner, ItemCreate(title=str(number)))
 
 
-@contextmanager
-def statements(service: Service) -> Iterator[list[str]]:
-    """The statements that the service sends to its database meanwhile."""
-    sent: list[str] = []
-    engine = getattr(service.database._engine, "sync_engine", service.database._engine)
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine, "before_cursor_execute", note)
-
-
 def test_a_user_comes_with_the_newest_hundred_items_in_a_constant_number_of_queries(
     client_of: Clients, service: Service, ada: User
 ) -> None:
@@ -462,6 +446,8 @@ def test_a_deleted_user_is_gone_with_token_and_items(
     client_of: Clients, service: Service, ada: User, root: User, by: str
 ) -> None:
     item = service.write(items.create, ada, ItemCreate(title="Notes"))
+    client_of(ada).post(ITEMS, json={"title": "Once"}, headers={"Idempotency-Key": "1"})
+    service.write(emails.queue, "verify_email", ada.email, ada.id)
     deleted = client_of(ada).delete(ME) if by == "themselves" else client_of(root).delete(f"{USERS}{ada.id}")
     assert (deleted.status_code, deleted.content) == (204, b"")
     refused = client_of(ada).get(ME)
@@ -470,6 +456,11 @@ def test_a_deleted_user_is_gone_with_token_and_items(
     assert client_of(root).get(f"{ITEMS}{item.id}").status_code == 404
     assert log_in(client_of(root), ada.email, PASSWORD) == 401
     assert [user["email"] for user in stored(service)] == [root.email]
+    owners = [key.parent for table in SQLModel.metadata.tables.values() for key in table.foreign_keys]
+    assert owners
+    for owner in owners:
+        left = service.read(lambda session, key: session.scalars(select(key).where(key == ada.id)).all(), owner)
+        assert left == [], owner
 
 
 LEAVING = {
