@@ -79,6 +79,18 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("ALGORITHM", "none", {}),
     ("ALGORITHM", "RS256", {}),
     ("ACCESS_TOKEN_EXPIRE_MINUTES", "0", {}),
+    ("SESSION_IDLE_DAYS", "0", {}),
+    ("SESSION_MAX_DAYS", "hunter2", {}),
+    ("REFRESH_GRACE_SECONDS", "-1", {}),
+    ("THROTTLING_ENABLED", "hunter2", {}),
+    ("MAIL_URL", "http://user:hunter2@localhost", {}),
+    ("MAIL_URL", "smtp://user:hunter2@localhost:port", {}),
+    ("MAIL_FROM", "hunter2", {}),
+    ("APP_NAME", "Onefold\nBcc: hunter2@example.com", {}),
+    ("FRONTEND_URL", "hunter2", {}),
+    ("FRONTEND_URL", "https://app.example.com/?token=hunter2", {}),
+    ("FRONTEND_URL", "", PRODUCTION | {"MAIL_URL": "smtp://localhost"}),
+    ("EMAIL_VERIFICATION_REQUIRED", "true", PRODUCTION),
     ("API_V1_PREFIX", "hunter2", {}),
     ("API_V1_PREFIX", "/hunter2/", {}),
     ("LOG_LEVEL", "hunter2", {}),
@@ -153,6 +165,15 @@ def test_there_is_no_documentation_in_production_until_it_is_opened(
         assert httpx2.get(f"{service.url}/redoc", verify=NO_TLS).status_code == 404
     finally:
         service.stop()
+
+
+def test_mail_goes_into_a_folder_and_in_production_nowhere_until_that_is_said(read: Read) -> None:
+    assert (read().mail_url, read().frontend_url) == ("file://data/mail", "http://localhost:3000")
+    assert read(**PRODUCTION).mail_url is None
+    sent = {"MAIL_URL": "smtp://user:pass@mail.example.com", "FRONTEND_URL": "https://app.example.com/account/"}
+    settings = read(**PRODUCTION, **sent, EMAIL_VERIFICATION_REQUIRED="true")
+    assert settings.email_verification_required
+    assert settings.link("verify-email", "a-b_c") == "https://app.example.com/account/verify-email?token=a-b_c"
 
 
 @pytest.mark.parametrize(
