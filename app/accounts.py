@@ -222,7 +222,7 @@ def _known_letter(session: Session, email: Email, _settings: Settings) -> emails
     if user is None or not user.is_active:
         return None
     email.user_id = user.id
-    return {"name": user.full_name}
+    return {"name": _name(email, user)}
 
 
 LETTERS: dict[str, emails.Letter] = {
@@ -238,7 +238,12 @@ def _letter(email: Email, user: User, purpose: str, lifetime: timedelta, setting
     token = seal(text, _state(user, purpose), key=settings.key)
     hours = int(lifetime.total_seconds() // 3600)
     link = settings.link(purpose.replace("_", "-"), token)
-    return {"name": user.full_name, "token": token, "link": link, "hours": hours}
+    return {"name": _name(email, user), "token": token, "link": link, "hours": hours}
+
+
+def _name(email: Email, user: User) -> str | None:
+    """Whom to greet: at an address that nobody verified it would be the words of a stranger, with a link perhaps."""
+    return user.full_name if user.email_verified_at and user.email == email.email else None
 
 
 def _redeem(

@@ -68,14 +68,7 @@ class Attempt:
     pseudonyms: neither accounts nor addresses can be read from the table, nor guessed without the secret key.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        action: str,
-        account: str,
-        address: str,
-        limits: tuple[Limit, ...],
-    ) -> None:
+    def __init__(self, settings: Settings, action: str, account: str, address: str, limits: tuple[Limit, ...]) -> None:
         self._action, self._address, self._enabled = action, address, settings.throttling_enabled
 
         def key(*parts: str) -> str:

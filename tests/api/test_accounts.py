@@ -414,6 +414,24 @@ def test_no_token_is_kept_in_the_database(
     assert not [token for token in tokens if len(token) > 20 and token in repr(rows)]
 
 
+def test_only_who_verified_the_address_is_greeted_by_name(
+    client: httpx2.Client, client_of: Clients, service: Service, ada: User, mailbox: Mailbox
+) -> None:
+    def greeting(to: str) -> str:
+        text = mailbox.messages(to)[-1].get_body(("plain",))
+        assert text
+        return str(text.get_content()).splitlines()[0]
+
+    for link in (TO_VERIFY, TO_RESET):
+        link.ask(client, ada.email)
+        assert greeting(ada.email) == "Hello,"
+    set_verified(service, ada)
+    TO_RESET.ask(client, ada.email)
+    assert greeting(ada.email) == "Hello Ada,"
+    change(client_of(ada), email=AT_NEW)
+    assert greeting(AT_NEW) == "Hello,"
+
+
 def test_links_lead_to_the_frontend(serve: Callable[..., Service]) -> None:
     service = serve(frontend_url="https://shop.example.org/account/", app_name="The <Shop>")
     ada, mailbox = add_user(service, "ada"), Mailbox(service)
