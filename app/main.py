@@ -17,7 +17,7 @@ from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORS
 from app.config import Settings, get_settings
 from app.db import Database
 from app.security import Passwords
-from app.sender import Sender
+from app.sender import sending
 
 TAGS = [
     {"name": "auth", "description": "Log in and stay so; verify an address, recover from a lost password"},
@@ -107,14 +107,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.freeze()  # what is here now stays: do not look through it at every collection
     if settings.drain_seconds:
         _drain_before_stopping(app, settings.drain_seconds)
-    sender = Sender(app.state.database, settings) if settings.mail_url and settings.mail_sender_enabled else None
-    sending = asyncio.create_task(sender.run()) if sender else None
     try:
-        yield
+        async with sending(app.state.database, settings):
+            yield
     finally:
-        if sender and sending:
-            sender.stop()
-            await sending
         app.state.passwords.close()
         await app.state.database.close()
 

@@ -8,6 +8,8 @@ import asyncio
 import logging
 import random
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from email.message import EmailMessage
 
 from aiosmtplib import SMTPException
@@ -114,6 +116,23 @@ class Sender:
             key=email.id,
             date=email.created_at,
         )
+
+
+@asynccontextmanager
+async def sending(db: Database, settings: Settings) -> AsyncIterator[None]:
+    """Send what is due meanwhile, if this process is to send mail, and finish that."""
+    if settings.mail_url is None:
+        logger.warning("MAIL_URL is not set: mail is queued, and not sent")
+    if settings.mail_url is None or not settings.mail_sender_enabled:
+        yield
+        return
+    sender = Sender(db, settings)
+    running = asyncio.create_task(sender.run())
+    try:
+        yield
+    finally:
+        sender.stop()
+        await running
 
 
 async def main(settings: Settings) -> None:

@@ -33,7 +33,7 @@ from sqlmodel import Session, SQLModel  # noqa: E402
 
 from app import emails, logs, migrations, security  # noqa: E402
 from app.auth import Context, LoginSession  # noqa: E402
-from app.sender import Sender  # noqa: E402
+from app.sender import sending  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
 from tests.service import KEY, NO_TLS, Service, settings  # noqa: E402
@@ -316,12 +316,9 @@ class Mailbox:
 
     async def _deliver(self) -> None:
         database = self._service.database
-        sender = Sender(database, self._service.settings)
-        running = asyncio.create_task(sender.run())
-        while await database.read(emails.any_due):  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(0.01)
-        sender.stop()
-        await running
+        async with sending(database, self._service.settings.model_copy(update={"mail_sender_enabled": True})):
+            while await database.read(emails.any_due):  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
