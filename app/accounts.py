@@ -7,6 +7,7 @@ import uuid
 from datetime import timedelta
 from typing import Any, Literal
 
+from pydantic import SecretStr
 from sqlmodel import Field, Session
 
 from app import auth, emails, fields, throttle, users
@@ -17,11 +18,11 @@ from app.emails import Email
 from app.errors import BadRequest, Invalid
 from app.fields import Input, Line, Password
 from app.logs import event
-from app.security import claimed, seal, unseal
+from app.security import seal, unseal, weakness
 from app.users import Check, EmailTaken, User, UserCreate, UserUpdate, UserUpdateMe
 
-VERIFY_LIFETIME = timedelta(hours=24)
-RESET_LIFETIME = timedelta(hours=1)
+LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
+"""Of the links in messages of these kinds."""
 
 
 class IncorrectPassword(BadRequest):
@@ -51,14 +52,13 @@ async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -
 
     Where verification is a condition of login, a known address is not told to who signs up, but to its owner.
     """
-    by_superuser = bool(by and by.user.is_superuser)
-    discreet = context.settings.email_verification_required and not by_superuser
-    if not by_superuser:
+    discreet = context.settings.email_verification_required and by is None
+    if by is None:
         limits = () if discreet else (throttle.ADDRESS, throttle.ACCOUNT)  # all of them where it sends mail to others
         await context.attempt("sign_up", new.email, *limits).count(context.db)
-    hashed = await users.hash_password(context.passwords, new.password, "password", new.email, new.full_name)
+    hashed = await _hash(context, new.password, "password", new.email, new.full_name)
     user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
-    if by and by.user.is_superuser:
+    if by:
         event("user_created", by.user.id, target=user.id)
     else:
         event("sign_up", None if discreet else user.id, address=context.address)
@@ -127,7 +127,14 @@ async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Ch
 async def _hash_new(context: Context, values: dict[str, Any], user: User) -> None:
     if password := values.pop("password", None):
         email, name = values.get("email", user.email), values.get("full_name", user.full_name)
-        values["hashed_password"] = await users.hash_password(context.passwords, password, "password", email, name)
+        values["hashed_password"] = await _hash(context, password, "password", email, name)
+
+
+async def _hash(context: Context, password: SecretStr, field: str, email: str, full_name: str | None) -> str:
+    """The hash of a password that may be set by whom it is for; else Invalid, naming the field it was sent in."""
+    if reason := weakness(password.get_secret_value(), email, full_name or ""):
+        raise Invalid({"loc": ["body", field], "msg": reason, "type": "password_weak"})
+    return await context.passwords.hash(password.get_secret_value())
 
 
 def change(
@@ -138,26 +145,10 @@ def change(
     *,
     keep: uuid.UUID | None = None,
 ) -> User:
-    """Change columns of a user, with all that follows for their sessions (all but `keep`), and tell them by mail."""
-    before = ""
-
-    def look(session: Session, user: User) -> None:
-        nonlocal before
-        before = user.email
-        if check:
-            check(session, user)
-        if values.get("email", before) != before:
-            values.setdefault("email_verified_at", None)
-
-    user = users.change(session, user_id, values, look)
+    """Change columns of a user, with all that follows for their sessions (all but `keep`)."""
+    user = users.change(session, user_id, values, check)
     if "hashed_password" in values or values.get("is_active") is False:
         auth.end_sessions(session, user_id, keep=keep if user.is_active else None)
-    if "hashed_password" in values:
-        emails.queue(session, "password_changed", before, user_id)
-    if user.email != before:
-        emails.queue(session, "email_changed", before, user_id, email=user.email)
-        if not user.email_verified_at:
-            emails.queue(session, "verify_email", user.email, user_id)
     return user
 
 
@@ -172,7 +163,7 @@ async def verify_email(context: Context, given: EmailVerification) -> None:
     """Verify the address that a token was sent to, and make it the user's. Raises InvalidLink, or EmailTaken."""
 
     def unit(session: Session) -> tuple[User, str]:
-        user, address = _redeem(session, context.settings, "verify_email", given.token, for_update=True)
+        user, address = _redeem(session, context.settings, "verify_email", given.token)
         before = user.email
         return change(session, user.id, {"email": address, "email_verified_at": now()}), before
 
@@ -183,12 +174,10 @@ async def verify_email(context: Context, given: EmailVerification) -> None:
 async def reset_password(context: Context, given: PasswordReset) -> None:
     """Set a new password with a token that was sent to the user's address. Ends all sessions. Raises InvalidLink."""
     user, _ = await context.db.read(_redeem, context.settings, "reset_password", given.token)
-    hashed = await users.hash_password(
-        context.passwords, given.new_password, "new_password", user.email, user.full_name
-    )
+    hashed = await _hash(context, given.new_password, "new_password", user.email, user.full_name)
 
     def unit(session: Session) -> User:
-        user, _ = _redeem(session, context.settings, "reset_password", given.token, for_update=True)
+        user, _ = _redeem(session, context.settings, "reset_password", given.token)
         context.attempt("login", user.email).forgive(session)
         values = {"hashed_password": hashed, "email_verified_at": user.email_verified_at or now()}
         return change(session, user.id, values)
@@ -197,67 +186,43 @@ async def reset_password(context: Context, given: PasswordReset) -> None:
     event("password_reset", user.id, address=context.address)
 
 
-def _verify_letter(session: Session, email: Email, settings: Settings) -> emails.Content | None:
-    """For the address of a user, unless it is verified, or for one that a user wants and nobody else has."""
+def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, Any] | None:
+    """What the templates of a message are given. None if it has become pointless, and then it is forgotten.
+
+    Its `token` is a secret, and kept nowhere but in the message.
+    """
+    email = session.get(Email, claimed.id)
+    if email is None or email.kind not in (*LIFETIMES, "known_email"):
+        return email.context if email else None
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
-    if user is None or not user.is_active:
+    if user is None or not user.is_active or _is_pointless(session, email, user):
+        session.delete(email)
         return None
+    email.user_id = user.id
+    # At an address that nobody verified a name would be the words of a stranger, with a link perhaps.
+    content: dict[str, Any] = {"name": user.full_name if user.email_verified_at and user.email == email.email else None}
+    if lifetime := LIFETIMES.get(email.kind):
+        text = f"{user.id} {int((now() + lifetime).timestamp())} {email.email} {_state(user, email.kind)}"
+        token = seal(text, email.kind, key=settings.key)
+        link = f"{settings.frontend_url}/{email.kind.replace('_', '-')}?token={token}"
+        content |= {"token": token, "link": link, "hours": int(lifetime.total_seconds() // 3600)}
+    return content
+
+
+def _is_pointless(session: Session, email: Email, user: User) -> bool:
     if user.email == email.email:
-        if user.email_verified_at:
-            return None
-    elif email.context.get("state") != _state(user, "verify_email") or users.find_by_email(session, email.email):
-        return None  # since it was asked for, the password has changed, for example: it may be for a thief
-    return _letter(email, user, "verify_email", VERIFY_LIFETIME, settings)
+        return email.kind == "verify_email" and user.email_verified_at is not None
+    # Wanted by a user, who may have changed the password since it was asked for, because a thief did.
+    return email.context.get("state") != _state(user, email.kind) or bool(users.find_by_email(session, email.email))
 
 
-def _reset_letter(session: Session, email: Email, settings: Settings) -> emails.Content | None:
-    user = users.find_by_email(session, email.email)
-    if user is None or not user.is_active:
-        return None
-    return _letter(email, user, "reset_password", RESET_LIFETIME, settings)
-
-
-def _known_letter(session: Session, email: Email, _settings: Settings) -> emails.Content | None:
-    user = users.find_by_email(session, email.email)
-    if user is None or not user.is_active:
-        return None
-    email.user_id = user.id
-    return {"name": _name(email, user)}
-
-
-LETTERS: dict[str, emails.Letter] = {
-    "verify_email": _verify_letter,
-    "reset_password": _reset_letter,
-    "known_email": _known_letter,
-}
-
-
-def _letter(email: Email, user: User, purpose: str, lifetime: timedelta, settings: Settings) -> emails.Content:
-    email.user_id = user.id
-    text = f"{user.id} {int((now() + lifetime).timestamp())} {email.email}"
-    token = seal(text, _state(user, purpose), key=settings.key)
-    hours = int(lifetime.total_seconds() // 3600)
-    link = settings.link(purpose.replace("_", "-"), token)
-    return {"name": _name(email, user), "token": token, "link": link, "hours": hours}
-
-
-def _name(email: Email, user: User) -> str | None:
-    """Whom to greet: at an address that nobody verified it would be the words of a stranger, with a link perhaps."""
-    return user.full_name if user.email_verified_at and user.email == email.email else None
-
-
-def _redeem(
-    session: Session, settings: Settings, purpose: str, token: str, *, for_update: bool = False
-) -> tuple[User, str]:
+def _redeem(session: Session, settings: Settings, purpose: str, token: str) -> tuple[User, str]:
     """The user whose token this is, and the address it was sent to; InvalidLink once its purpose is fulfilled."""
-    try:
-        user_id, ends_at, address = (claimed(token) or "").split()
-        user = users.find(session, uuid.UUID(user_id), for_update=for_update)
-        is_current = user and user.is_active and int(ends_at) > now().timestamp()
-        if user and is_current and unseal(token, _state(user, purpose), key=settings.key):
+    if said := unseal(token, purpose, key=settings.key):
+        user_id, ends_at, address, state = said.split()
+        user = users.find(session, uuid.UUID(user_id), for_update=True)
+        if user and user.is_active and int(ends_at) > now().timestamp() and state == _state(user, purpose):
             return user, address
-    except ValueError:
-        pass
     raise InvalidLink
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -163,10 +163,6 @@ class Settings(BaseSettings):
     def key(self) -> str:
         """The secret key, as what signs and seals needs it."""
         return self.secret_key.get_secret_value()
-
-    def link(self, page: str, token: str) -> str:
-        """A page of the frontend, which is handed a token."""
-        return f"{self.frontend_url}/{page}?{urlencode({'token': token})}"
 
 
 def _shared_secret(path: Path) -> str:

@@ -13,20 +13,9 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import ConfigDict
-from sqlalchemy import (
-    ColumnElement,
-    Engine,
-    MetaData,
-    Table,
-    UniqueConstraint,
-    delete,
-    event,
-    inspect,
-    make_url,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Engine, MetaData, Table, UniqueConstraint, delete, event, inspect, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine

@@ -2,7 +2,6 @@
 
 import random
 import uuid
-from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,6 @@ from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
 from sqlmodel import Field, Session, col, select
 
 from app import fields, paging
-from app.config import Settings
 from app.db import Record, now, sweep
 from app.fields import Input, Line, Text
 from app.paging import Page, Position, Slice
@@ -57,13 +55,6 @@ class EmailPage(Page):
     email: Annotated[fields.Email, Field(description="Only messages to this address")] | None = None
 
 
-Content = Mapping[str, Any]
-"""What the templates of a message are given. Its `token` is a secret, and kept nowhere but in the message."""
-
-Letter = Callable[[Session, Email, Settings], Content | None]
-"""Finds out what a message says when it is about to be sent, and whose it is; None if it has become pointless."""
-
-
 def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None, /, **context: Any) -> None:
     """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets."""
     session.add(Email(kind=kind, email=to, user_id=user_id, context=context))
@@ -96,18 +87,6 @@ def claim(session: Session, most: int) -> list[Email]:
             email.due_at = moment + LEASE
             claims.append(email)
     return claims
-
-
-def read(session: Session, claimed: Email, letters: Mapping[str, Letter], settings: Settings) -> Content | None:
-    """What a message says that was claimed; None if it has become pointless, and then it is forgotten."""
-    email = session.get(Email, claimed.id)
-    if email is None:
-        return None
-    letter = letters.get(email.kind)
-    content = letter(session, email, settings) if letter else email.context
-    if content is None:
-        session.delete(email)
-    return content
 
 
 def sent(session: Session, claimed: Email) -> None:

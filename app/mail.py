@@ -8,7 +8,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import aiosmtplib
@@ -24,6 +24,10 @@ _templates = Environment(
 )
 
 
+TIMEOUT = 30.0
+"""Seconds that an answer may take."""
+
+
 class Rejected(Exception):
     """The server will never take this message (RFC 5321 section 4.2.1, 5yz)."""
 
@@ -34,17 +38,17 @@ class Transport(Protocol):
 
 
 def compose(
-    kind: str, content: Mapping[str, Any], *, app_name: str, sender: str, recipient: str, key: UUID, date: datetime
+    kind: str, content: Mapping[str, Any], sender: tuple[str, str], recipient: str, *, key: UUID, date: datetime
 ) -> EmailMessage:
     """The message that the templates in the folder of this kind make, as text and as HTML.
 
-    It comes from the app of this name at the address `sender`; `key` makes the Message-ID.
+    It comes from the app of this name at this address (`sender`); `key` makes the Message-ID.
     """
-    by, to = (_address(*each) for each in ((app_name, sender), ("", recipient)))
+    by, to = _address(*sender), _address("", recipient)
     # Lines of any length that SMTP can take, so that links are not broken in the text.
     message = EmailMessage(SMTP.clone(max_line_length=998, utf8=not f"{by.addr_spec}{to.addr_spec}".isascii()))
     subject, text, html = (
-        _templates.get_template(f"{kind}/{part}").render(content, app_name=app_name)
+        _templates.get_template(f"{kind}/{part}").render(content, app_name=sender[0])
         for part in ("subject.txt", "body.txt", "body.html")
     )
     message["Subject"] = " ".join(subject.split())
@@ -67,27 +71,21 @@ def _address(name: str, address: str) -> Address:
 def transport(url: str) -> Transport:
     """For `file://folder`, `file:///folder`, `smtp://` and `smtps://user:password@host:port`; else ValueError.
 
-    `smtp://` must be able to STARTTLS (RFC 3207) unless `?starttls=false`; `?timeout=` is how many seconds an
-    answer may take (30).
+    `smtp://` must be able to STARTTLS (RFC 3207) unless `?starttls=false`.
     """
     if url.startswith("file://") and url != "file://":
         return Folder(Path(url.removeprefix("file://")))
     try:
         parsed = urlsplit(url)
-        options = {"starttls": "true", "timeout": "30"} | dict(
-            parse_qsl(parsed.query, strict_parsing=bool(parsed.query))
-        )
-        starttls, timeout = options.pop("starttls"), float(options.pop("timeout"))
-        known = parsed.scheme in ("smtp", "smtps") and starttls in ("true", "false") and not options
-        if known and parsed.hostname and 0 < timeout < 60:
+        if parsed.scheme in ("smtp", "smtps") and parsed.hostname and parsed.query in ("", "starttls=false"):
             return Server(
                 hostname=parsed.hostname,
                 port=parsed.port or (465 if parsed.scheme == "smtps" else 587),
                 username=unquote(parsed.username) if parsed.username else None,
                 password=unquote(parsed.password) if parsed.password else None,
                 use_tls=parsed.scheme == "smtps",
-                start_tls=parsed.scheme == "smtp" and starttls == "true",
-                timeout=timeout,
+                start_tls=parsed.scheme == "smtp" and not parsed.query,
+                timeout=TIMEOUT,
             )
     except ValueError:  # its text may quote the password
         pass
@@ -127,12 +125,8 @@ class Server:
                 except asyncio.CancelledError:
                     client.close()  # leaving would say QUIT, and wait for the answer
                     raise
-        except aiosmtplib.SMTPRecipientsRefused as error:
-            raise _judged(error.recipients[0]) from error
-        except (aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:
-            raise _judged(error) from error
-
-
-def _judged(error: aiosmtplib.SMTPResponseException) -> Exception:
-    is_final = 500 <= error.code < 600 and error.code != 530  # that is about our login (RFC 4954 section 6)
-    return Rejected(f"{error.code} {error.message}") if is_final else error
+        except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:
+            said = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
+            if 500 <= said.code < 600 and said.code != 530:  # that is about our login (RFC 4954 section 6)
+                raise Rejected(f"{said.code} {said.message}") from error
+            raise said from error

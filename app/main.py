@@ -54,16 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_credentials=True,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=[
-            "ETag",
-            "Link",
-            "Location",
-            "RateLimit",
-            "RateLimit-Policy",
-            "Retry-After",
-            "X-Request-ID",
-            "X-Total-Count",
-        ],
+        expose_headers=[*openapi.HEADERS, "X-Request-ID"],
     )
     app.add_middleware(RequestMiddleware)
     errors.install(app)

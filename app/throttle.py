@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import case, delete, update
 from sqlmodel import Field, Session, SQLModel, col
 
-from app import logs
 from app.config import Settings
 from app.db import Database, insert, now, sweep
 from app.errors import AppError
+from app.logs import event
 from app.security import pseudonym
 
 
@@ -24,7 +24,6 @@ class TooManyRequests(AppError):
     title = "Too Many Requests"
     code = "too_many_requests"
     detail = "Too many attempts: try again later"
-    oauth = "temporarily_unavailable"
 
     def __init__(self, limit: "Limit", seconds: int) -> None:
         super().__init__()
@@ -84,9 +83,7 @@ class Attempt:
         if self._enabled and (exceeded := await db.write(self._count)):
             key, ends_at = exceeded
             limit = self._limits[key]
-            logs.event(
-                "throttled", None, level=logging.WARNING, action=self._action, by=limit.by, address=self._address
-            )
+            event("throttled", None, level=logging.WARNING, action=self._action, by=limit.by, address=self._address)
             raise TooManyRequests(limit, max(1, math.ceil((ends_at - now()).total_seconds())))
 
     def forgive(self, session: Session) -> None:

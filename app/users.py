@@ -5,16 +5,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr
 from sqlalchemy import Index, UniqueConstraint, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from app import emails, paging
 from app.db import CONSTRAINTS, Record, insert, now
-from app.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
+from app.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.fields import Email, GivenPassword, Input, Line, Password, omittable
 from app.paging import Page, Position, Slice
-from app.security import Passwords, weakness
 
 
 class EmailTaken(BadRequest):
@@ -153,27 +151,25 @@ def _build(new: UserCreate, hashed_password: str, **values: Any) -> User:
 
 
 def change(session: Session, user_id: uuid.UUID, changes: dict[str, Any], check: Check | None = None) -> User:
-    """Change columns of a user. What follows from that for their logins is up to `auth.change`, which calls this."""
+    """Change columns of a user, and tell them by mail. What follows for their logins is up to `accounts.change`."""
     if changes.get("is_active") is False or changes.get("is_superuser") is False:
         _keep_a_superuser(session, user_id)
     user = _get_for_update(session, user_id, check)
-    user.sqlmodel_update(changes)
+    before = user.email
+    user.sqlmodel_update(({"email_verified_at": None} if changes.get("email", before) != before else {}) | changes)
     session.flush()
+    if "hashed_password" in changes:
+        emails.queue(session, "password_changed", before, user_id)
+    if user.email != before:
+        emails.queue(session, "email_changed", before, user_id, email=user.email)
+        if not user.email_verified_at:
+            emails.queue(session, "verify_email", user.email, user_id)
     return user
 
 
 def delete(session: Session, user_id: uuid.UUID, check: Check | None = None) -> None:
     _keep_a_superuser(session, user_id)
     session.delete(_get_for_update(session, user_id, check))
-
-
-async def hash_password(
-    passwords: Passwords, password: SecretStr, field: str, email: str, full_name: str | None
-) -> str:
-    """The hash of a password that may be set by whom it is for; else Invalid, naming the field it was sent in."""
-    if reason := weakness(password.get_secret_value(), email, full_name or ""):
-        raise Invalid({"loc": ["body", field], "msg": reason, "type": "password_weak"})
-    return await passwords.hash(password.get_secret_value())
 
 
 def _get_for_update(session: Session, user_id: uuid.UUID, check: Check | None) -> User:

@@ -93,9 +93,11 @@ DirectoryReader = Annotated[User, Depends(_directory_reader)]
 
 
 async def _may_sign_up(caller: AnyCaller, settings: AppSettings) -> Caller | None:
-    if not (settings.signup_open or (caller and caller.user.is_superuser)):
+    if caller and caller.user.is_superuser:
+        return caller
+    if not settings.signup_open:
         raise SignupClosed
-    return caller
+    return None
 
 
 SignUp = Annotated[Caller | None, Depends(_may_sign_up)]

@@ -72,7 +72,7 @@ def _add_problems(operation: dict[str, Any]) -> None:
     operation["responses"] = dict(sorted(responses.items()))
 
 
-_HEADERS = {
+HEADERS = {
     "ETag": "The entity tag of the resource, for `If-Match` and `If-None-Match`",
     "Link": "The `next` page, if there is one, and the `first` (RFC 8288)",
     "Location": "Where the new resource is",
@@ -95,7 +95,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
     for status, names in named.items():
         if status in responses:
             responses[status]["headers"] = {
-                name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in names
+                name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names
             }
     if method == "get" and _takes(operation, "if-none-match"):
         responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}

@@ -10,15 +10,7 @@ from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordRes
 from app.api.deps import AppSettings, CurrentCaller, Db, RequestContext
 from app.api.errors import problems
 from app.api.resources import Message
-from app.auth import (
-    InactiveUser,
-    IncorrectLogin,
-    InvalidGrant,
-    LoginForm,
-    RefreshForm,
-    SessionPublic,
-    Token,
-)
+from app.auth import InactiveUser, IncorrectLogin, InvalidGrant, LoginForm, RefreshForm, SessionPublic, Token
 from app.errors import NotFound
 from app.fields import Id
 from app.logs import event
