@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from sqlmodel import Field, Session
 
-from app import auth, emails, fields, throttle, users
+from app import auth, emails, fields, users
 from app.auth import Caller, Context
 from app.config import Settings
 from app.db import now
@@ -19,10 +19,13 @@ from app.errors import BadRequest, Invalid
 from app.fields import Input, Line, Password
 from app.logs import event
 from app.security import seal, unseal, weakness
+from app.throttle import ADDRESS, MESSAGE, PAIR
 from app.users import Check, EmailTaken, User, UserCreate, UserUpdate, UserUpdateMe
 
 LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
 """Of the links in messages of these kinds."""
+MESSAGES = (PAIR, ADDRESS, MESSAGE)
+"""What limits those who have messages sent to others."""
 
 
 class IncorrectPassword(BadRequest):
@@ -54,7 +57,7 @@ async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -
     """
     discreet = context.settings.email_verification_required and by is None
     if by is None:
-        limits = () if discreet else (throttle.ADDRESS, throttle.ACCOUNT)  # all of them where it sends mail to others
+        limits = MESSAGES if discreet else (ADDRESS,)  # it is where it is discreet that it writes to others
         await context.attempt("sign_up", new.email, *limits).count(context.db)
     hashed = await _hash(context, new.password, "password", new.email, new.full_name)
     user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
@@ -75,13 +78,13 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
     if current is None:
         msg = "Field required to change email or password"
         raise Invalid({"loc": ["body", "current_password"], "msg": msg, "type": "missing"})
-    attempt = context.attempt("current_password", str(me.id))
-    await attempt.count(context.db)
+    # Never forgiven, because of the messages that it causes.
+    await context.attempt("current_password", me.email).count(context.db)
     if not (await context.passwords.verify(current.get_secret_value(), me.hashed_password)).right:
         event("incorrect_password", me.id, level=logging.WARNING, address=context.address)
         raise IncorrectPassword
     if address != me.email:
-        await context.attempt("verify_email", address).count(context.db)
+        await context.attempt("verify_email", address, *MESSAGES).count(context.db)
     await _hash_new(context, values, me)
 
     def unit(session: Session) -> User:
@@ -92,7 +95,6 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
                 check(session, user)
 
         user = change(session, me.id, values, still, keep=caller.session_id)
-        attempt.forgive(session)
         if address != user.email:
             if not context.settings.email_verification_required and users.find_by_email(session, address):
                 raise EmailTaken
@@ -154,7 +156,7 @@ def change(
 
 async def request_message(context: Context, kind: Literal["verify_email", "reset_password"], email: str) -> None:
     """Ask for a message. Whether the address is anybody's is found out when it is sent, where no one can watch."""
-    await context.attempt(kind, email).count(context.db)
+    await context.attempt(kind, email, *MESSAGES).count(context.db)
     await context.db.write(emails.queue, kind, email)
     event(f"{kind}_requested", None, address=context.address)
 
@@ -210,6 +212,8 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
 
 
 def _is_pointless(session: Session, email: Email, user: User) -> bool:
+    if email.kind == "reset_password" and now() - email.created_at > timedelta(days=1):
+        return True  # whoever asked has given up
     if user.email == email.email:
         return email.kind == "verify_email" and user.email_verified_at is not None
     # Wanted by a user, who may have changed the password since it was asked for, because a thief did.

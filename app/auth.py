@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from app import fields, users
 from app.config import Settings
 from app.db import Database, now, sweep
-from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized
+from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.fields import GivenPassword, Line
 from app.logs import event
 from app.security import Passwords, decode_token, encode_token, seal, unseal
@@ -141,7 +141,11 @@ async def login(context: Context, form: LoginForm) -> Token:
     user = await context.db.read(users.find_by_email, email)
     user_id = user.id if user else None
     hashed = user.hashed_password if user else None
-    verdict = await context.passwords.verify(form.password.get_secret_value(), hashed)
+    try:
+        verdict = await context.passwords.verify(form.password.get_secret_value(), hashed)
+    except Unavailable:
+        await context.db.write(attempt.take_back)
+        raise
     verified = not context.settings.email_verification_required or bool(user and user.email_verified_at)
     try:
         if user is None or not verdict.right or not verified:
@@ -220,7 +224,8 @@ def _rotate(
 
 def _tokens(settings: Settings, login: LoginSession) -> Token:
     ends_in = login.created_at + timedelta(days=settings.session_max_days) - now()
-    lifetime = min(timedelta(minutes=settings.access_token_expire_minutes), ends_in)
+    idle = timedelta(days=settings.session_idle_days)
+    lifetime = min(timedelta(minutes=settings.access_token_expire_minutes), idle, ends_in)
     return Token(
         access_token=encode_token(
             "access", login.user_id, login.id, lifetime, key=settings.key, algorithm=settings.algorithm

@@ -17,7 +17,7 @@ TRIES = 8
 LEASE = timedelta(minutes=2)
 """For how long a sender has a message to itself: longer than it may take to send one."""
 KEPT = timedelta(days=30)
-"""How long a message is kept that was sent, or given up."""
+"""How long a message is kept that was sent, was given up, or that nobody sends."""
 
 Status = Literal["queued", "sent", "dead"]
 
@@ -57,6 +57,7 @@ class EmailPage(Page):
 
 def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None, /, **context: Any) -> None:
     """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets."""
+    sweep(session, Email, col(Email.created_at) < now() - KEPT)
     session.add(Email(kind=kind, email=to, user_id=user_id, context=context))
 
 
@@ -76,7 +77,6 @@ def any_due(session: Session) -> bool:
 def claim(session: Session, most: int) -> list[Email]:
     """Up to so many due messages: no other sender gets them before LEASE is over, and a crash loses none."""
     moment = now()
-    sweep(session, Email, and_(col(Email.status).in_(("sent", "dead")), col(Email.due_at) < moment - KEPT))
     due = select(Email).where(_due(moment)).order_by(col(Email.due_at)).limit(most).with_for_update(skip_locked=True)
     claims = []
     for email in session.exec(due):
@@ -104,8 +104,8 @@ def failed(session: Session, claimed: Email, error: str, *, for_good: bool = Fal
 
 
 def release(session: Session, claimed: Email) -> None:
-    """Let another sender have it at once."""
-    session.execute(update(Email).where(_still(claimed)).values(due_at=now()))
+    """Let another sender have it at once, as if it had not been claimed."""
+    session.execute(update(Email).where(_still(claimed)).values(due_at=now(), attempts=claimed.attempts - 1))
 
 
 def _due(moment: datetime) -> ColumnElement[bool]:

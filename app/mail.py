@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -118,15 +119,16 @@ class Server:
 
     async def send(self, message: EmailMessage) -> None:
         sender, recipient = (message[name].addresses[0].addr_spec for name in ("From", "To"))
+        client = aiosmtplib.SMTP(**self._options)
         try:
-            async with aiosmtplib.SMTP(**self._options) as client:
-                try:
-                    await client.send_message(message, sender=sender, recipients=[recipient])
-                except asyncio.CancelledError:
-                    client.close()  # leaving would say QUIT, and wait for the answer
-                    raise
+            await client.connect()
+            await client.send_message(message, sender=sender, recipients=[recipient])
+            with suppress(aiosmtplib.SMTPException):  # it is sent, however they part
+                await client.quit(timeout=1)
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:
             said = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
             if 500 <= said.code < 600 and said.code != 530:  # that is about our login (RFC 4954 section 6)
                 raise Rejected(f"{said.code} {said.message}") from error
             raise said from error
+        finally:
+            client.close()

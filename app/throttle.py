@@ -4,11 +4,12 @@ import ipaddress
 import json
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import case, delete, update
-from sqlmodel import Field, Session, SQLModel, col
+from sqlmodel import Field, Session, SQLModel, col, select
 
 from app.config import Settings
 from app.db import Database, insert, now, sweep
@@ -56,6 +57,8 @@ class Limit:
 PAIR = Limit("account-and-address", 10, 5 * 60)
 ADDRESS = Limit("address", 100, 5 * 60)
 ACCOUNT = Limit("account", 100, 24 * 60 * 60)
+MESSAGE = Limit("account-messages", 20, 60 * 60)
+"""For what sends mail to the account: a link that was sent before the limit was met outlives it."""
 KNOWN = timedelta(days=30)
 """For how long an address from which an attempt was right is free of ACCOUNT, so that strangers lock nobody out."""
 
@@ -71,11 +74,11 @@ class Attempt:
         self._action, self._address, self._enabled = action, address, settings.throttling_enabled
 
         def key(*parts: str) -> str:
-            return pseudonym(json.dumps([action, *parts]), key=settings.key)
+            return pseudonym(json.dumps(parts), key=settings.key)
 
         network = _network(address)
-        whose = {PAIR: (account, network), ADDRESS: ("", network), ACCOUNT: (account, "")}
-        self._limits = {key(limit.by, *whose[limit]): limit for limit in limits}
+        whose = {PAIR: (account, network), ADDRESS: ("", network), ACCOUNT: (account, ""), MESSAGE: (account, "")}
+        self._limits = {key(action, limit.by, *whose[limit]): limit for limit in limits}
         self._known = key("known", account, network)
 
     async def count(self, db: Database) -> None:
@@ -88,18 +91,19 @@ class Attempt:
 
     def forgive(self, session: Session) -> None:
         """Forget the attempts on this account, of which the last one was right, and know it at this address."""
-        own = [key for key, limit in self._limits.items() if limit != ADDRESS]
-        session.execute(delete(Bucket).where(col(Bucket.key).in_(own)))
+        own = col(Bucket.key).in_([key for key, limit in self._limits.items() if limit != ADDRESS])
+        # Locked in the order in which they are counted, so that nobody waits in a circle.
+        session.exec(select(Bucket.key).where(own).order_by(col(Bucket.key)).with_for_update()).all()
+        session.execute(delete(Bucket).where(own))
         known = insert(session, Bucket).values(key=self._known, count=0, ends_at=now() + KNOWN)
         session.execute(known.on_conflict_do_update(index_elements=["key"], set_={"ends_at": known.excluded.ends_at}))
 
     def _count(self, session: Session) -> tuple[str, datetime] | None:
         """Of the limits that are exceeded, the one that lasts longest, with its end."""
         moment = now()
-        sweep(session, Bucket, col(Bucket.ends_at) <= moment)
         rows = [
             {"key": key, "count": 1, "ends_at": moment + timedelta(seconds=limit.seconds)}
-            for key, limit in sorted(self._limits.items())  # locked in one order, so that nobody waits in a circle
+            for key, limit in sorted(self._limits.items())
         ]
         new = insert(session, Bucket).values(rows)
         over = col(Bucket.ends_at) <= moment
@@ -111,17 +115,26 @@ class Attempt:
             },
         ).returning(col(Bucket.key), col(Bucket.count), col(Bucket.ends_at))
         counted = session.execute(upsert).all()
+        sweep(session, Bucket, over)  # last, because it holds what it takes: nobody is waited for after that
         exceeded = {key: ends_at for key, count, ends_at in counted if count > self._limits[key].most}
-        if any(self._limits[key] == ACCOUNT for key in exceeded) and session.get(Bucket, self._known) is not None:
+        known = session.get(Bucket, self._known) if exceeded else None
+        if known and known.ends_at > moment:
             exceeded = {key: ends_at for key, ends_at in exceeded.items() if self._limits[key] != ACCOUNT}
         if not exceeded:
             return None
         # What is refused counts no further: else a single address could use up the limit of an account everywhere.
-        # And what is new is forgotten: else a flood of invented accounts would fill the table.
-        others = col(Bucket.key).in_(self._limits.keys() - exceeded)
-        session.execute(delete(Bucket).where(others, col(Bucket.count) == 1))
-        session.execute(update(Bucket).where(others).values(count=col(Bucket.count) - 1))
+        self._take_back(session, self._limits.keys() - exceeded)
         return max(exceeded.items(), key=lambda each: each[1])
+
+    def take_back(self, session: Session) -> None:
+        """Forget this attempt, which was not looked at."""
+        self._take_back(session, self._limits.keys())
+
+    def _take_back(self, session: Session, keys: Collection[str]) -> None:
+        these = col(Bucket.key).in_(sorted(keys))
+        # What is new is removed: else a flood of invented accounts would fill the table.
+        session.execute(delete(Bucket).where(these, col(Bucket.count) == 1))
+        session.execute(update(Bucket).where(these).values(count=col(Bucket.count) - 1))
 
 
 def _network(address: str) -> str:

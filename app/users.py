@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from sqlalchemy import Index, UniqueConstraint, bindparam
+from sqlalchemy import Index, UniqueConstraint, bindparam, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from app import emails, paging
@@ -84,6 +84,9 @@ class User(UserPublic, table=True):
     version: int = 1
 
 
+VOID = "!"
+"""In place of a hash: no password is right."""
+
 CONSTRAINTS["uq_users_email"] = EmailTaken
 
 Check = Callable[[Session, User], None]
@@ -138,11 +141,18 @@ def create(session: Session, new: UserCreate, hashed_password: str, *, is_superu
 
 
 def create_discreetly(session: Session, new: UserCreate, hashed_password: str) -> User:
-    """The same, but where the address is known its owner alone is told: the answer, and the time it takes, is alike."""
+    """The same, but where the address is known its owner alone is told: the answer, and the time it takes, is alike.
+
+    Of several who sign up with an address that nobody has verified yet, none is believed: all passwords are void, and
+    the owner of the address can set one.
+    """
     user = _build(new, hashed_password)
-    row = insert(session, User).values(user.model_dump()).on_conflict_do_nothing()
-    is_new = session.execute(row).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult
-    emails.queue(session, "verify_email" if is_new else "known_email", user.email, user.id if is_new else None)
+    added = session.execute(insert(session, User).values(user.model_dump()).on_conflict_do_nothing())
+    others = update(User).where(col(User.email) == user.email, col(User.id) != user.id)
+    voided = session.execute(others.where(col(User.email_verified_at).is_(None)).values(hashed_password=VOID))
+    is_new, is_contested = added.rowcount == 1, voided.rowcount == 1  # type: ignore[attr-defined]  # CursorResults
+    kind = "verify_email" if is_new else "reset_password" if is_contested else "known_email"
+    emails.queue(session, kind, user.email, user.id if is_new else None)
     return user
 
 

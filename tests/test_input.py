@@ -190,9 +190,16 @@ def test_a_name_is_repeated_only_in_part(anyone: Caller, target: Target) -> None
 
 
 def test_only_so_many_errors_are_listed(anyone: Caller) -> None:
-    answer = anyone.send_json(CREATE_ITEM, {f"key{number}": MARKER for number in range(1000)})
+    answer = anyone.send_json(CREATE_ITEM, {f"key{number}": MARKER for number in range(100)})
     anyone.refuses(answer, 422)
     assert len(answer.json()["errors"]) == 20
+
+
+@each_target
+def test_what_has_too_many_fields_is_not_looked_at(anyone: Caller, target: Target) -> None:
+    answer = anyone.send_json(target, target.body | {f"key{number}": MARKER for number in range(100)})
+    anyone.refuses(answer, 422, loc=["body"])
+    assert [error["type"] for error in answer.json()["errors"]] == ["too_many_fields"]
 
 
 @each_target

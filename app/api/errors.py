@@ -57,7 +57,7 @@ def problem(
         "error": error.oauth,
         "errors": fields,
     }
-    return {name: value for name, value in body.items() if value}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 class ProblemResponse(Response):
