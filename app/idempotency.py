@@ -48,7 +48,7 @@ def once(
     this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     too_old = col(IdempotencyKey.created_at) < now() - LIFETIME
     session.execute(delete(IdempotencyKey).where(*this, too_old))  # type: ignore[arg-type]  # SQLModel types columns as values
-    sweep(session, IdempotencyKey, col(IdempotencyKey.created_at) < now() - LIFETIME)
+    sweep(session, IdempotencyKey, too_old)
     values = {"user_id": user_id, "key": key, "fingerprint": fingerprint, "created_at": now()}
     claim = insert(session, IdempotencyKey).values(**values, status=0, headers={}, body=b"").on_conflict_do_nothing()
     claimed = session.execute(claim).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Before the app is imported, which makes one from the environment.
 _folder = tempfile.TemporaryDirectory(prefix="onefold-tests-")
@@ -160,7 +160,7 @@ def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str], S
         service.stop()
 
 
-def _empty(session: Session) -> None:
+def empty(session: Session) -> None:
     for table in reversed(SQLModel.metadata.sorted_tables):
         session.execute(text(f"DELETE FROM {table.name}"))
 
@@ -169,7 +169,7 @@ def _empty(session: Session) -> None:
 def service(backend: str, _services: Callable[[str], Service]) -> Service:
     """The running service, with an empty database."""
     service = _services(backend)
-    service.write(_empty)
+    service.write(empty)
     return service
 
 
@@ -267,6 +267,12 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
         client.close()
 
 
+def outcome(answer: httpx2.Response) -> tuple[int, str]:
+    """The status and the code of an answer that is a problem."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    return answer.status_code, answer.json()["code"]
+
+
 def context_of(service: Service) -> Context:
     """What a request from this machine would find."""
     return Context(service.database, service.app.state.passwords, service.settings, "127.0.0.1", "the tests")
@@ -296,7 +302,7 @@ class Mailbox:
 
     def messages(self, to: str | None = None) -> list[EmailMessage]:
         """All messages that were sent so far, or those to one address: the oldest first."""
-        self._service.run(self._deliver())
+        self._service.run(self.deliver())
         found = [
             email.message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=email.policy.default)
             for path in sorted(self._folder.glob("*.eml"))
@@ -314,7 +320,7 @@ class Mailbox:
         assert found
         return found[1]
 
-    async def _deliver(self) -> None:
+    async def deliver(self) -> None:
         database = self._service.database
         async with sending(database, self._service.settings.model_copy(update={"mail_sender_enabled": True})):
             while await database.read(emails.any_due):  # noqa: ASYNC110  # nobody tells
@@ -324,6 +330,27 @@ class Mailbox:
 @pytest.fixture
 def mailbox(service: Service) -> Mailbox:
     return Mailbox(service)
+
+
+@pytest.fixture
+def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # it hashes as it starts
+    """The outcome of every argon2 verification that is carried out meanwhile."""
+    done: list[bool] = []
+    hasher = security._argon2id
+    verify, verify_and_update = hasher.verify, hasher.verify_and_update
+
+    def counting_verify(*args: Any) -> bool:
+        done.append(verify(*args))
+        return done[-1]
+
+    def counting_verify_and_update(*args: Any) -> tuple[bool, str | None]:
+        verdict = verify_and_update(*args)
+        done.append(verdict[0])
+        return verdict
+
+    monkeypatch.setattr(hasher, "verify", counting_verify)
+    monkeypatch.setattr(hasher, "verify_and_update", counting_verify_and_update)
+    return done
 
 
 @pytest.fixture

@@ -58,8 +58,8 @@ class SmtpServer:
     """Has `letters` that it accepted, and those that it was `offered`: with their content, accepted or not.
 
     `commands` counts those of MAIL, RCPT and DATA. `replies` are what it answers to them instead (to DATA once it has
-    the content), or to AUTH: in full, or by something that finds it out. It speaks TLS where it is given a context: as
-    soon as it is asked to, or from the beginning.
+    the content), to AUTH or QUIT: in full, or by something that finds it out. It speaks TLS where it is given a
+    context: as soon as it is asked to, or from the beginning.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, tls_at_once: bool = False, utf8: bool = True) -> None:
@@ -131,6 +131,11 @@ class SmtpServer:
         if reply == ACCEPTED:
             self.letters.append(letter)
         return reply
+
+    async def handle_QUIT(self, server: SMTP, _session: Session, _envelope: Envelope) -> str | bytes:  # noqa: N802
+        if "QUIT" in self.replies:
+            await self._reply("QUIT", server)
+        return "221 Bye"
 
     async def _reply(self, command: str, server: SMTP) -> str | bytes:
         self.commands[command] += 1

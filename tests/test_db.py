@@ -32,10 +32,10 @@ from app.users import EmailTaken, User, UserCreate, UserPage
 from tests.conftest import (
     HASHED,
     PASSWORD,
-    _empty,
     add_user,
     admin,
     client_at,
+    empty,
     log_in,
     on_postgresql,
     on_sqlite,
@@ -469,7 +469,7 @@ def _pairs(
 def pair(backend: str, _pairs: Callable[[str], Pair]) -> Pair:
     """Two running processes of the service, with an empty database."""
     pair = _pairs(backend)
-    elsewhere(pair.database_url, _empty)
+    elsewhere(pair.database_url, empty)
     return pair
 
 

@@ -320,6 +320,13 @@ def test_a_server_is_waited_for_as_long_as_the_url_says(smtp: SmtpServer, monkey
         send(smtp.url)
 
 
+@pytest.mark.timeout(10)
+def test_what_was_accepted_is_sent_however_the_server_takes_its_leave(smtp: SmtpServer) -> None:
+    smtp.replies["QUIT"] = hang
+    send(smtp.url)
+    assert len(smtp.letters) == 1
+
+
 @pytest.mark.parametrize(("url", "port"), [("smtp://localhost", 587), ("smtps://localhost", 465)])
 def test_each_scheme_has_its_port(url: str, port: int) -> None:
     server = mail.transport(url)

@@ -48,7 +48,7 @@ def deliver(service: Service, mailbox: Mailbox, smtp: SmtpServer, monkeypatch: p
         changed = service.settings.model_copy(update={"mail_url": smtp.url, **values})
         with monkeypatch.context() as patch:
             patch.setattr(service, "settings", changed)
-            service.run(mailbox._deliver())
+            service.run(mailbox.deliver())
 
     return deliver
 
@@ -388,11 +388,11 @@ def send_rest(serve: Serve, smtp: SmtpServer) -> None:
     service = serve(mail_url=smtp.url)
     mailbox = Mailbox(service)
     before = len(smtp.letters)
-    service.run(mailbox._deliver())
+    service.run(mailbox.deliver())
     assert len(smtp.letters) == before
     service.write(age, emails.LEASE)
     for _ in range(2):
-        service.run(mailbox._deliver())
+        service.run(mailbox.deliver())
 
 
 def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
@@ -464,7 +464,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     assert email.due_at <= now()
     smtp.replies.clear()
     service = serve(mail_url=smtp.url)
-    service.run(Mailbox(service)._deliver())
+    service.run(Mailbox(service).deliver())
     assert (len(smtp.letters), only(service).status) == (1, "sent")
 
 

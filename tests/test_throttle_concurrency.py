@@ -7,13 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 
 from app.users import User
-from tests.api import test_auth
 from tests.api.test_auth import log_in
 from tests.api.test_throttle import WRONG, forget
 from tests.conftest import client_at
 from tests.service import Service
-
-verifications = test_auth.verifications
 
 
 def test_of_forty_guesses_at_once_ten_are_looked_at(

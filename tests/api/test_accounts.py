@@ -17,9 +17,9 @@ from sqlmodel import SQLModel
 from app import users
 from app.db import now
 from app.users import User
-from tests.api.test_auth import log_in, outcome
+from tests.api.test_auth import log_in
 from tests.api.test_throttle import spend
-from tests.conftest import PASSWORD, Mailbox, add_user, client_at, statements
+from tests.conftest import PASSWORD, Mailbox, add_user, client_at, outcome, statements
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -430,6 +430,16 @@ def test_only_who_verified_the_address_is_greeted_by_name(
     assert greeting(ada.email) == "Hello Ada,"
     change(client_of(ada), email=AT_NEW)
     assert greeting(AT_NEW) == "Hello,"
+
+
+def test_a_password_that_was_forgotten_yesterday_is_not_written_about_any_more(
+    client: httpx2.Client, ada: User, mailbox: Mailbox
+) -> None:
+    with time_machine.travel(datetime.now(UTC), tick=True) as clock:
+        TO_RESET.ask(client, ada.email)
+        TO_VERIFY.ask(client, ada.email)
+        clock.shift(timedelta(days=1, minutes=1))
+        assert mailbox.subjects(ada.email) == [VERIFY]
 
 
 def test_links_lead_to_the_frontend(serve: Callable[..., Service]) -> None:

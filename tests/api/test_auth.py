@@ -19,7 +19,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from app import security, users
 from app.security import Passwords
 from app.users import User
-from tests.conftest import HASHED, PASSWORD, on_sqlite, token_of
+from tests.conftest import HASHED, PASSWORD, on_sqlite, outcome, token_of
 from tests.service import KEY, Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -31,11 +31,6 @@ INVALID_TOKEN = ("Could not validate credentials", 'Bearer error="invalid_token"
 
 def log_in(client: httpx2.Client, username: str, password: str = PASSWORD, **more: str) -> httpx2.Response:
     return client.post(LOGIN, data={"username": username, "password": password, **more})
-
-
-def outcome(answer: httpx2.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
 
 
 def test_a_login_answers_a_token_that_works(client: httpx2.Client, ada: User) -> None:
@@ -84,27 +79,6 @@ def test_unknown_addresses_and_wrong_passwords_are_answered_alike(client: httpx2
         "instance": "same",
         "error": "invalid_grant",
     }
-
-
-@pytest.fixture
-def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # it hashes as it starts
-    """The outcome of every argon2 verification that is carried out meanwhile."""
-    done: list[bool] = []
-    hasher = security._argon2id
-    verify, verify_and_update = hasher.verify, hasher.verify_and_update
-
-    def counting_verify(*args: Any) -> bool:
-        done.append(verify(*args))
-        return done[-1]
-
-    def counting_verify_and_update(*args: Any) -> tuple[bool, str | None]:
-        verdict = verify_and_update(*args)
-        done.append(verdict[0])
-        return verdict
-
-    monkeypatch.setattr(hasher, "verify", counting_verify)
-    monkeypatch.setattr(hasher, "verify_and_update", counting_verify_and_update)
-    return done
 
 
 FOREIGN = ["", "!", "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW", "plain text", "$argon2id$v=19$"]
@@ -467,6 +441,16 @@ def room_for_three(service: Service) -> Iterator[None]:
     yield
     service.app.state.passwords.close()
     service.app.state.passwords = usual
+
+
+def test_who_was_turned_away_has_tried_nothing(client: httpx2.Client, service: Service, ada: User) -> None:
+    usual, service.app.state.passwords = service.app.state.passwords, Passwords(slots=1, queue=-1)
+    try:
+        assert [outcome(log_in(client, ada.email)) for _ in range(11)] == [(503, "unavailable")] * 11
+    finally:
+        service.app.state.passwords.close()
+        service.app.state.passwords = usual
+    assert [log_in(client, ada.email, "not the one").status_code for _ in range(11)] == [401] * 10 + [429]
 
 
 @pytest.mark.usefixtures("room_for_three")

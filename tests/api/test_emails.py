@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 from app import emails
 from app.emails import Email
 from app.users import User
-from tests.conftest import Mailbox, on_sqlite
+from tests.conftest import Mailbox, on_sqlite, outcome
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -41,10 +41,6 @@ def addresses(client: httpx2.Client, **query: str) -> list[str]:
     answer = client.get(EMAILS, params=query)
     assert answer.status_code == 200, answer.text
     return [email["email"] for email in answer.json()]
-
-
-def outcome(answer: httpx2.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["code"]
 
 
 def add(session: Session, /, *to: str, **values: Any) -> None:

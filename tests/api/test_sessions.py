@@ -18,7 +18,7 @@ from app import auth, security, users
 from app.auth import MOST_SESSIONS, InactiveUser, IncorrectLogin, LoginSession
 from app.throttle import Bucket
 from app.users import User
-from tests.conftest import PASSWORD, Mailbox, add_user, client_at, context_of, on_sqlite
+from tests.conftest import PASSWORD, Mailbox, add_user, client_at, context_of, on_sqlite, outcome
 from tests.service import KEY, Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -69,10 +69,6 @@ def renewed(client: httpx2.Client, tokens: Tokens) -> Tokens:
 
 def bearer(tokens: Tokens) -> dict[str, str]:
     return {"Authorization": f"Bearer {tokens['access_token']}"}
-
-
-def outcome(answer: httpx2.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json().get("code", "")
 
 
 def session_of(tokens: Tokens) -> uuid.UUID:
@@ -642,3 +638,10 @@ def test_a_stock_oauth_client_understands_why_it_is_refused(
     with pytest.raises(OAuthError) as refused:
         session.refresh_token()
     assert refused.value.error == "invalid_grant"
+
+
+def test_an_access_token_is_good_no_longer_than_its_session_may_rest(serve: Callable[..., Service]) -> None:
+    service = serve(access_token_expire_minutes=60 * 24 * 14)
+    ada = add_user(service, "ada")
+    with client_at(service.url) as client:
+        assert log_in(client, ada)["expires_in"] == 60 * 60 * 24 * 7
