@@ -78,9 +78,9 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
     if current is None:
         msg = "Field required to change email or password"
         raise Invalid({"loc": ["body", "current_password"], "msg": msg, "type": "missing"})
-    # Never forgiven, because of the messages that it causes.
-    await context.attempt("current_password", me.email).count(context.db)
-    if not (await context.passwords.verify(current.get_secret_value(), me.hashed_password)).right:
+    attempt = context.attempt("current_password", me.email)  # never forgiven, because of the messages that it causes
+    await attempt.count(context.db)
+    if not (await context.verify(attempt, current, me.hashed_password)).right:
         event("incorrect_password", me.id, level=logging.WARNING, address=context.address)
         raise IncorrectPassword
     if address != me.email:

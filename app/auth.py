@@ -18,7 +18,7 @@ from app.db import Database, now, sweep
 from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.fields import GivenPassword, Line
 from app.logs import event
-from app.security import Passwords, decode_token, encode_token, seal, unseal
+from app.security import Passwords, Verdict, decode_token, encode_token, seal, unseal
 from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User
 
@@ -111,6 +111,14 @@ class Context:
     def attempt(self, action: str, account: str, *limits: Limit) -> Attempt:
         return Attempt(self.settings, action, account, self.address, limits or (PAIR, ADDRESS, ACCOUNT))
 
+    async def verify(self, attempt: Attempt, password: SecretStr, hashed: str | None) -> Verdict:
+        """Look at a password. What could not be looked at (Unavailable) does not count as an attempt."""
+        try:
+            return await self.passwords.verify(password.get_secret_value(), hashed)
+        except Unavailable:
+            await self.db.write(attempt.take_back)
+            raise
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -140,12 +148,7 @@ async def login(context: Context, form: LoginForm) -> Token:
     await attempt.count(context.db)
     user = await context.db.read(users.find_by_email, email)
     user_id = user.id if user else None
-    hashed = user.hashed_password if user else None
-    try:
-        verdict = await context.passwords.verify(form.password.get_secret_value(), hashed)
-    except Unavailable:
-        await context.db.write(attempt.take_back)
-        raise
+    verdict = await context.verify(attempt, form.password, user.hashed_password if user else None)
     verified = not context.settings.email_verification_required or bool(user and user.email_verified_at)
     try:
         if user is None or not verdict.right or not verified:
@@ -169,7 +172,8 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
     if rehashed:
         user.hashed_password = rehashed
     attempt.forgive(session)
-    sweep(session, LoginSession, ~_lives(context.settings))
+    idle = timedelta(days=context.settings.session_idle_days)  # as all are in the end; and this one has an index
+    sweep(session, LoginSession, col(LoginSession.last_used_at) <= now() - idle)
     login = LoginSession(user_id=user.id, device=context.device)
     session.add(login)
     session.flush()

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import case, delete, update
+from sqlalchemy import ColumnElement, case, delete, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from app.config import Settings
@@ -91,9 +91,7 @@ class Attempt:
 
     def forgive(self, session: Session) -> None:
         """Forget the attempts on this account, of which the last one was right, and know it at this address."""
-        own = col(Bucket.key).in_([key for key, limit in self._limits.items() if limit != ADDRESS])
-        # Locked in the order in which they are counted, so that nobody waits in a circle.
-        session.exec(select(Bucket.key).where(own).order_by(col(Bucket.key)).with_for_update()).all()
+        own = _locked(session, [key for key, limit in self._limits.items() if limit != ADDRESS])
         session.execute(delete(Bucket).where(own))
         known = insert(session, Bucket).values(key=self._known, count=0, ends_at=now() + KNOWN)
         session.execute(known.on_conflict_do_update(index_elements=["key"], set_={"ends_at": known.excluded.ends_at}))
@@ -123,18 +121,22 @@ class Attempt:
         if not exceeded:
             return None
         # What is refused counts no further: else a single address could use up the limit of an account everywhere.
-        self._take_back(session, self._limits.keys() - exceeded)
+        self.take_back(session, but=exceeded)
         return max(exceeded.items(), key=lambda each: each[1])
 
-    def take_back(self, session: Session) -> None:
-        """Forget this attempt, which was not looked at."""
-        self._take_back(session, self._limits.keys())
-
-    def _take_back(self, session: Session, keys: Collection[str]) -> None:
-        these = col(Bucket.key).in_(sorted(keys))
+    def take_back(self, session: Session, *, but: Collection[str] = ()) -> None:
+        """Forget this attempt, which was not looked at, except in some buckets."""
+        these = _locked(session, self._limits.keys() - but)
         # What is new is removed: else a flood of invented accounts would fill the table.
         session.execute(delete(Bucket).where(these, col(Bucket.count) == 1))
         session.execute(update(Bucket).where(these).values(count=col(Bucket.count) - 1))
+
+
+def _locked(session: Session, keys: Collection[str]) -> ColumnElement[bool]:
+    """These buckets, locked in the order in which they are counted, so that nobody waits in a circle."""
+    these = col(Bucket.key).in_(keys)
+    session.exec(select(Bucket.key).where(these).order_by(col(Bucket.key)).with_for_update()).all()
+    return these
 
 
 def _network(address: str) -> str:

@@ -443,14 +443,21 @@ def room_for_three(service: Service) -> Iterator[None]:
     service.app.state.passwords = usual
 
 
-def test_who_was_turned_away_has_tried_nothing(client: httpx2.Client, service: Service, ada: User) -> None:
+def test_who_was_turned_away_has_tried_nothing(
+    client: httpx2.Client, client_of: Clients, service: Service, ada: User
+) -> None:
+    def change() -> httpx2.Response:
+        return client_of(ada).patch(ME, json={"password": "another one", "current_password": "not the one"})
+
     usual, service.app.state.passwords = service.app.state.passwords, Passwords(slots=1, queue=-1)
     try:
         assert [outcome(log_in(client, ada.email)) for _ in range(11)] == [(503, "unavailable")] * 11
+        assert [outcome(change()) for _ in range(11)] == [(503, "unavailable")] * 11
     finally:
         service.app.state.passwords.close()
         service.app.state.passwords = usual
     assert [log_in(client, ada.email, "not the one").status_code for _ in range(11)] == [401] * 10 + [429]
+    assert [change().status_code for _ in range(11)] == [400] * 10 + [429]
 
 
 @pytest.mark.usefixtures("room_for_three")
