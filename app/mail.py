@@ -16,6 +16,9 @@ import aiosmtplib
 from email_validator import validate_email
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+TIMEOUT = 30.0
+"""Seconds that an answer may take."""
+
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=select_autoescape(["html"]),
@@ -23,10 +26,6 @@ _templates = Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
 )
-
-
-TIMEOUT = 30.0
-"""Seconds that an answer may take."""
 
 
 class Rejected(Exception):

@@ -116,11 +116,10 @@ async def main(settings: Settings) -> None:
         raise SystemExit("MAIL_URL: is required to send mail")
     logs.configure(level=settings.log_level, as_json=settings.environment == "production", debug=settings.debug)
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
-    stopped = asyncio.Event()
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with sending(database, settings.model_copy(update={"mail_sender_enabled": True})):
-        await stopped.wait()
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await Sender(database, settings).run(stopping)
     await database.close()
 
 
