@@ -18,7 +18,7 @@ from app.db import Database, now, sweep
 from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.fields import GivenPassword, Line
 from app.logs import event
-from app.security import Passwords, Verdict, decode_token, encode_token, seal, unseal
+from app.security import Claims, Passwords, Verdict, encode_token, seal, unseal
 from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User
 
@@ -183,18 +183,18 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
     return login
 
 
-async def refresh(db: Database, settings: Settings, form: RefreshForm) -> Token:
+async def refresh(context: Context, form: RefreshForm) -> Token:
     """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
-    said = unseal(form.refresh_token, "refresh", key=settings.key)
+    said = unseal(form.refresh_token, "refresh", key=context.settings.key)
     if said is None:
         raise InvalidGrant
     session_id, generation = said.split()
-    login, reused = await db.write(_rotate, settings, uuid.UUID(session_id), int(generation))
+    login, reused = await context.db.write(_rotate, context.settings, uuid.UUID(session_id), int(generation))
     if reused:
         event("refresh_token_reused", reused.user_id, level=logging.WARNING, session_id=session_id)
     if login is None:
         raise InvalidGrant
-    return _tokens(settings, login)
+    return _tokens(context.settings, login)
 
 
 def _rotate(
@@ -247,10 +247,9 @@ def _lives(settings: Settings) -> ColumnElement[bool]:
     )
 
 
-async def caller(db: Database, settings: Settings, token: str) -> Caller:
-    """The active user whose access token this is, as the database knows them now; else InvalidToken or InactiveUser."""
-    claims = decode_token(token, "access", key=settings.key, algorithm=settings.algorithm)
-    found = await db.read(_find, claims.sub, claims.sid)
+def identify(session: Session, claims: Claims) -> User:
+    """The active user of an access token, as the database knows them now; else InvalidToken or InactiveUser."""
+    found = session.exec(_BY_SESSION, params={"sid": claims.sid, "user_id": claims.sub}).first()
     if found is None:
         raise InvalidToken
     user, session_id = found
@@ -258,26 +257,25 @@ async def caller(db: Database, settings: Settings, token: str) -> Caller:
         raise InactiveUser
     if session_id is None:
         raise InvalidToken
-    return Caller(user, session_id)
+    return user
 
 
-def _find(session: Session, user_id: uuid.UUID, session_id: uuid.UUID) -> tuple[User, uuid.UUID | None] | None:
-    """A user, and their session of this id if it has not ended."""
-    return session.exec(_BY_SESSION, params={"sid": session_id, "user_id": user_id}).first()
-
-
-def sessions(session: Session, settings: Settings, caller: Caller) -> Sequence[SessionPublic]:
-    """One's own sessions, the last one used first."""
-    mine = select(LoginSession).where(LoginSession.user_id == caller.user.id, _lives(settings))
+def sessions(session: Session, user: User, settings: Settings, current: uuid.UUID) -> Sequence[SessionPublic]:
+    """One's own sessions, the last one used first; `current` is the one that asks."""
+    mine = select(LoginSession).where(LoginSession.user_id == user.id, _lives(settings))
     rows = session.exec(mine.order_by(col(LoginSession.last_used_at).desc(), col(LoginSession.id).desc()))
-    return [SessionPublic.model_validate(row, update={"current": row.id == caller.session_id}) for row in rows]
+    return [SessionPublic.model_validate(row, update={"current": row.id == current}) for row in rows]
 
 
-def end_session(session: Session, user_id: uuid.UUID, session_id: uuid.UUID) -> None:
+def end_session(session: Session, user: User, session_id: uuid.UUID) -> None:
     login = session.get(LoginSession, session_id, with_for_update=True)
-    if login is None or login.user_id != user_id:
+    if login is None or login.user_id != user.id:
         raise NotFound
     session.delete(login)
+
+
+def end_other_sessions(session: Session, user: User, current: uuid.UUID) -> None:
+    end_sessions(session, user.id, keep=current)
 
 
 def end_sessions(session: Session, user_id: uuid.UUID, *, keep: uuid.UUID | None = None) -> None:

@@ -21,7 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Mapper, declared_attr
 from sqlalchemy.util import OrderedSet
-from sqlmodel import Field, Session, SQLModel, create_engine, select
+from sqlmodel import Field, SQLModel, create_engine, select
+from sqlmodel import Session as Session  # for those who pass units on and write no SQL
 from sqlmodel.ext.asyncio.session import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -181,6 +182,7 @@ def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) 
         )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "checkin", _end_sqlite)
         return engine
     return create_async_engine(
         "postgresql+asyncpg://",
@@ -231,6 +233,12 @@ def _lower(text: str | None) -> str | None:
 def _begin_sqlite(connection: Connection) -> None:
     if not connection.get_execution_options().get("onefold_read"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # a plain BEGIN fails at once when it comes to write
+
+
+def _end_sqlite(connection: sqlite3.Connection | None, _record: object) -> None:
+    # A COMMIT that fails leaves the transaction open, with its lock, and SQLAlchemy takes it for ended.
+    if connection:
+        connection.rollback()
 
 
 def _trouble(error: Exception) -> Literal["again", "locked", "down"] | None:

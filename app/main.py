@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from types import FrameType
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, iter_route_contexts
-from starlette.types import Receive, Scope, Send
+from fastapi.routing import APIRoute
 
 from app import logs, prestart
-from app.api import docs, errors, health, openapi, v1
+from app.api import docs, errors, health, openapi, routing, v1
 from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORSMiddleware, RequestMiddleware
 from app.config import Settings, get_settings
 from app.db import Database
@@ -62,29 +61,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(v1.router, prefix=settings.api_v1_prefix)
     docs.install(app)
     openapi.install(app, prefix=settings.api_v1_prefix)
-    app.state.templates = {route.endpoint: route.path for route in iter_route_contexts(app.routes) if route.endpoint}
-    _ignore_trailing_slashes(app)
+    routing.install(app)
     return app
 
 
 def _function_name(route: APIRoute) -> str:
     return route.name
-
-
-def _ignore_trailing_slashes(app: FastAPI) -> None:
-    """Where no route matches, try the same path with the slash at its end added or removed, and never redirect."""
-    router, not_found = app.router, app.router.default
-
-    async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        if scope["type"] != "http" or "onefold.respelled" in scope or path == "/":
-            await not_found(scope, receive, send)
-            return
-        scope["onefold.respelled"] = True
-        scope["path"] = path[:-1] if path.endswith("/") else path + "/"
-        await router.app(scope, receive, send)
-
-    router.default = other_spelling
 
 
 @asynccontextmanager

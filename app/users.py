@@ -120,7 +120,12 @@ def get(session: Session, user_id: uuid.UUID) -> User:
     return user
 
 
-def page(session: Session, wanted: UserPage, after: Position | None = None) -> Slice[User]:
+def read(_session: Session, user: User) -> User:
+    """Oneself."""
+    return user
+
+
+def page(session: Session, _by: User, wanted: UserPage, after: Position | None = None) -> Slice[User]:
     statement = select(User)
     if wanted.is_active is not None:
         statement = statement.where(User.is_active == wanted.is_active)

@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from email.message import EmailMessage
@@ -29,7 +29,7 @@ import asyncpg  # noqa: E402
 import httpx2  # noqa: E402
 import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
-from sqlmodel import Session, SQLModel  # noqa: E402
+from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
 from app import emails, logs, migrations, security  # noqa: E402
 from app.auth import Context, LoginSession  # noqa: E402
@@ -271,6 +271,11 @@ def outcome(answer: httpx2.Response) -> tuple[int, str]:
     """The status and the code of an answer that is a problem."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     return answer.status_code, answer.json()["code"]
+
+
+def all_users(session: Session) -> Sequence[User]:
+    """Every user, the oldest first."""
+    return session.exec(select(User).order_by(col(User.created_at), col(User.id))).all()
 
 
 def context_of(service: Service) -> Context:

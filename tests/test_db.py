@@ -28,12 +28,13 @@ from app.db import make_engine
 from app.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage
 from app.main import create_app
-from app.users import EmailTaken, User, UserCreate, UserPage
+from app.users import EmailTaken, User, UserCreate
 from tests.conftest import (
     HASHED,
     PASSWORD,
     add_user,
     admin,
+    all_users,
     client_at,
     empty,
     log_in,
@@ -289,7 +290,7 @@ def test_a_connection_is_free_before_the_answer_is_sent(migrated_url: str) -> No
     @app.get("/busy")
     async def busy(db: Db, tasks: BackgroundTasks) -> int:
         tasks.add_task(done.wait, 30)
-        return len((await db.read(users.page, UserPage())).rows)
+        return len(await db.read(all_users))
 
     service = Service(chosen, app)
     try:
@@ -518,7 +519,7 @@ def test_of_many_sign_ups_with_one_address_one_succeeds(pair: Pair) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = sorted(pool.map(sign_up, range(20)))
     assert answers == [(201, None), *[(400, "email_taken")] * 19] or answers[-1] == (201, None)
-    assert [user.email for user in elsewhere(pair.database_url, users.page, UserPage()).rows] == [address]
+    assert [user.email for user in elsewhere(pair.database_url, all_users)] == [address]
 
 
 def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app import migrations, users
-from app.users import UserPage
-from tests.conftest import HASHED, client_at, on_postgresql, on_sqlite
+from app import migrations
+from tests.conftest import HASHED, all_users, client_at, on_postgresql, on_sqlite
 from tests.postgres import Postgres
 from tests.service import ROOT, Process, Service, elsewhere, environment, serving, settings, until
 from tests.test_db import add
@@ -61,9 +60,7 @@ def test_many_at_once_all_succeed_and_make_one_superuser(empty_url: str, prestar
     again = prestart(empty_url, FIRST_SUPERUSER_EMAIL=root, FIRST_SUPERUSER_PASSWORD=other)
     assert (again.wait(60), again.text) == (0, "")
     assert elsewhere(empty_url, migrations.revision) == migrations.head()
-    assert [(user.email, user.is_superuser) for user in elsewhere(empty_url, users.page, UserPage()).rows] == [
-        (root, True)
-    ]
+    assert [(user.email, user.is_superuser) for user in elsewhere(empty_url, all_users)] == [(root, True)]
     service = Service(settings(database_url=empty_url))
     with client_at(service.url) as client:
         forms = [{"username": root, "password": each} for each in (password, other)]
@@ -128,7 +125,7 @@ def test_an_ordinary_user_of_that_address_is_not_promoted(migrated_url: str, pre
     process = prestart(migrated_url, FIRST_SUPERUSER_EMAIL="ADA@Example.com")
     assert process.wait() == 0
     assert process.text == "ada@example.com is an ordinary user and was not made a superuser\n"
-    found = elsewhere(migrated_url, users.page, UserPage()).rows
+    found = elsewhere(migrated_url, all_users)
     assert [(user.email, user.is_superuser, user.hashed_password) for user in found] == [
         ("ada@example.com", False, HASHED)
     ]
@@ -155,7 +152,7 @@ def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
         assert process.wait() == 1
         assert process.text.splitlines()[-1].strip() == f"FIRST_SUPERUSER_PASSWORD: {reason}"
         assert given not in process.text
-    assert elsewhere(empty_url, users.page, UserPage()).rows == []
+    assert elsewhere(empty_url, all_users) == []
 
 
 @on_sqlite

@@ -1,101 +1,100 @@
-"""What a route asks for in its signature."""
+"""What a route asks for in its signature: who may call it."""
 
 from ipaddress import ip_address
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordBearer
 
-from app import auth
+from app import auth, security
+from app.api.calls import Call, Check
 from app.auth import Caller, Context
 from app.config import Settings
 from app.db import Database
 from app.errors import Forbidden, InvalidToken, Unauthorized
+from app.security import Claims
 from app.users import SignupClosed, User
-
-# Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
-_bearer = OAuth2PasswordBearer(tokenUrl="login", refreshUrl="refresh", auto_error=False)
 
 
 async def _database(request: Request) -> Database:
     return request.app.state.database  # type: ignore[no-any-return]
 
 
-async def _settings(request: Request) -> Settings:
-    return request.app.state.settings  # type: ignore[no-any-return]
-
-
 Db = Annotated[Database, Depends(_database)]
-AppSettings = Annotated[Settings, Depends(_settings)]
 
 
-async def _context(request: Request, db: Db, settings: AppSettings) -> Context:
+async def _context(request: Request) -> Context:
     # The peer, or what a proxy says that the server was told to trust: never a header that anyone could send.
     try:
         address = str(ip_address(request.client.host.partition("%")[0] if request.client else ""))
     except ValueError:  # a Unix socket has none, and a proxy may pass on what is none
         address = ""
     device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
-    return Context(db, request.app.state.passwords, settings, address, device[:255])
+    state = request.app.state
+    return Context(state.database, state.passwords, state.settings, address, device[:255])
 
 
 RequestContext = Annotated[Context, Depends(_context)]
+"""Anybody, with a token or without."""
 
 
-async def _caller(
-    request: Request, db: Db, settings: AppSettings, token: Annotated[str | None, Depends(_bearer)]
-) -> Caller | None:
+def _claims(request: Request, settings: Settings) -> Claims | None:
+    """What the token says, if one was sent; InvalidToken unless its signature is right."""
     sent = request.headers.getlist("authorization")
     if not sent:
         return None
-    if len(sent) > 1 or not token:
+    scheme, _, token = sent[0].partition(" ")
+    if len(sent) > 1 or scheme.lower() != "bearer":
         raise InvalidToken
-    return await auth.caller(db, settings, token)
+    return security.decode_token(token, "access", key=settings.key, algorithm=settings.algorithm)
 
 
-AnyCaller = Annotated[Caller | None, Depends(_caller)]
-"""Whoever calls: a user and their session where a token was sent, else None."""
+class _Bearer(OAuth2PasswordBearer):
+    """Callers with a token. They are looked up, and checked, by the unit that does what they ask for."""
+
+    def __init__(self, check: Check) -> None:
+        # Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
+        super().__init__(tokenUrl="login", refreshUrl="refresh", scheme_name="OAuth2PasswordBearer")
+        self._check = check
+
+    async def __call__(self, request: Request, response: Response) -> Call:  # type: ignore[override]  # more than a token
+        context = await _context(request)
+        claims = _claims(request, context.settings)
+        if claims is None:
+            raise Unauthorized
+        return Call(request, response, context, claims, self._check)
 
 
-async def _current_caller(caller: AnyCaller) -> Caller:
-    if caller is None:
-        raise Unauthorized
-    return caller
+def _anyone(_user: User, _settings: Settings) -> None:
+    pass
 
 
-CurrentCaller = Annotated[Caller, Depends(_current_caller)]
-
-
-async def _current_user(caller: CurrentCaller) -> User:
-    return caller.user
-
-
-CurrentUser = Annotated[User, Depends(_current_user)]
-
-
-async def _superuser(caller: CurrentCaller) -> Caller:
-    if not caller.user.is_superuser:
+def _superuser(user: User, _settings: Settings) -> None:
+    if not user.is_superuser:
         raise Forbidden
-    return caller
 
 
-Superuser = Annotated[Caller, Depends(_superuser)]
-
-
-async def _directory_reader(user: CurrentUser, settings: AppSettings) -> User:
+def _directory_reader(user: User, settings: Settings) -> None:
     if not (settings.directory_open or user.is_superuser):
         raise Forbidden
-    return user
 
 
-DirectoryReader = Annotated[User, Depends(_directory_reader)]
-"""Who may list all users: any active one where the directory is open, else superusers."""
+Me = Annotated[Call, Depends(_Bearer(_anyone))]
+"""An active user."""
+
+Superuser = Annotated[Call, Depends(_Bearer(_superuser))]
+
+DirectoryReader = Annotated[Call, Depends(_Bearer(_directory_reader))]
+"""Who may list all users: any active user where the directory is open, else superusers."""
 
 
-async def _may_sign_up(caller: AnyCaller, settings: AppSettings) -> Caller | None:
-    if caller and caller.user.is_superuser:
-        return caller
-    if not settings.signup_open:
+async def _may_sign_up(request: Request, context: RequestContext) -> Caller | None:
+    claims = _claims(request, context.settings)
+    if claims:
+        user = await context.db.read(auth.identify, claims)
+        if user.is_superuser:
+            return Caller(user, claims.sid)
+    if not context.settings.signup_open:
         raise SignupClosed
     return None
 

@@ -7,11 +7,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app import errors
 from app.conditions import NotModified
@@ -107,29 +105,18 @@ async def _not_modified(_request: Request, state: NotModified) -> Response:
     return Response(status_code=304, headers={"ETag": state.tag})
 
 
-async def _http_exception(request: Request, error: HTTPException) -> Response:
+async def _http_exception(_request: Request, error: HTTPException) -> Response:
     """What FastAPI and Starlette raise themselves: no such route or method, and bodies that cannot be read."""
     match error.status_code:
         case 404:
             return ProblemResponse(errors.NotFound())
         case 405:
-            return ProblemResponse(errors.MethodNotAllowed(), {"Allow": ", ".join(_allowed(request))})
+            return ProblemResponse(errors.MethodNotAllowed(), error.headers or {"Allow": "GET, HEAD"})
         case 413:
             return ProblemResponse(errors.ContentTooLarge())
         case status if status < 500:
             return ProblemResponse(errors.BadRequest("The request could not be read"))
     raise error
-
-
-def _allowed(request: Request) -> list[str]:
-    scope = {**request.scope, "method": ""}
-    methods: set[str] = set()
-    for route in iter_route_contexts(request.app.routes):
-        if route.matches(scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
-    if "GET" in methods or not methods:  # a mounted folder of files names no methods
-        methods |= {"GET", "HEAD"}
-    return sorted(methods)
 
 
 async def _validation_error(_request: Request, error: RequestValidationError) -> Response:

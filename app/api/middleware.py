@@ -65,7 +65,7 @@ class RequestMiddleware:
             await self.app(inner, receive, send_with_headers)
         finally:
             # The template, not the path: that would be the client's own words.
-            route = scope["app"].state.templates.get(inner.get("endpoint"), "-")
+            route = inner.get("route_path", "-")
             duration = round((time.perf_counter() - started) * 1000, 1)
             data = {"method": scope["method"], "route": route, "status": status, "duration_ms": duration}
             access_log.info("request", extra={"data": data})

@@ -6,10 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import errors
-from app.api.errors import Problem, problems
+from app.api.errors import MEDIA_TYPE, Problem, problems
 from app.auth import InactiveUser
-from app.conditions import PreconditionFailed
-from app.idempotency import IdempotencyKeyReused
 
 _ALWAYS = (errors.AppError, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType)
@@ -38,6 +36,7 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     components = document["components"]
     for path in document["paths"].values():
         for method, operation in path.items():
+            _add_parameters(operation)
             _add_problems(operation)
             _add_headers(method, operation)
             for parameter in operation.get("parameters", ()):
@@ -52,6 +51,40 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     return document
 
 
+PARAMETERS = {
+    "precondition_failed": {
+        "If-Match": "Entity tags, or `*`: refused with 412 unless the resource has one of them (RFC 9110 section 13.1)",
+        "If-None-Match": "Entity tags, or `*`: answered with 304, or 412, if the resource has one of them",
+    },
+    "idempotency_key_reused": {
+        "Idempotency-Key": "New for each request that is meant: one that is sent again is done once"
+    },
+}
+"""The request headers behind an error: a route that documents the error takes them."""
+
+
+def _add_parameters(operation: dict[str, Any]) -> None:
+    bounds = {"Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}}
+    for code, headers in PARAMETERS.items():
+        if any(code in _examples(response) for response in operation["responses"].values()):
+            operation["responses"].setdefault("422", {})
+            operation.setdefault("parameters", []).extend(
+                {
+                    "name": name,
+                    "in": "header",
+                    "required": False,
+                    "description": description,
+                    "schema": bounds.get(name, {"type": "string", "maxLength": 1024}),
+                }
+                for name, description in headers.items()
+            )
+
+
+def _examples(response: dict[str, Any]) -> dict[str, Any]:
+    examples: dict[str, Any] = response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {})
+    return examples
+
+
 def _add_problems(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     kinds: list[type[errors.AppError]] = list(_ALWAYS)
@@ -61,10 +94,6 @@ def _add_problems(operation: dict[str, Any]) -> None:
         kinds += _WITH_TOKEN
     if responses.pop("422", None):
         kinds.append(errors.Invalid)
-    if _takes(operation, "if-match"):
-        kinds.append(PreconditionFailed)
-    if _takes(operation, "idempotency-key"):
-        kinds.append(IdempotencyKeyReused)
     for status, response in problems(*kinds).items():
         known = responses.setdefault(str(status), response)
         for media_type, content in response["content"].items():
@@ -88,7 +117,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     named = {"201": ["Location", "ETag"], "401": ["WWW-Authenticate"], "503": ["Retry-After"]}
     named["429"] = ["Retry-After", "RateLimit", "RateLimit-Policy"]
-    if _takes(operation, "if-match"):
+    if _takes(operation, "If-Match"):
         named["200"] = ["ETag"]
     if _takes(operation, "cursor"):
         named["200"] = ["Link", "X-Total-Count"]
@@ -97,7 +126,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
             responses[status]["headers"] = {
                 name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names
             }
-    if method == "get" and _takes(operation, "if-none-match"):
+    if method == "get" and _takes(operation, "If-None-Match"):
         responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}
     if method == "patch":
         content = operation["requestBody"]["content"]

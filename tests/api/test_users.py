@@ -19,8 +19,8 @@ from app.accounts import IncorrectPassword
 from app.auth import Caller
 from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
-from app.users import User, UserPage, UserUpdateMe
-from tests.conftest import HASHED, PASSWORD, add_user, context_of, on_sqlite, statements, token_of
+from app.users import User, UserUpdateMe
+from tests.conftest import HASHED, PASSWORD, add_user, all_users, context_of, on_sqlite, statements, token_of
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -44,7 +44,7 @@ def log_in(client: httpx2.Client, email: str, password: str) -> int:
 
 def stored(service: Service) -> list[dict[str, Any]]:
     """All users, hidden columns included."""
-    return service.read(lambda session: [user.model_dump() for user in users.page(session, UserPage()).rows])
+    return service.read(lambda session: [user.model_dump() for user in all_users(session)])
 
 
 def public(user: User) -> dict[str, Any]:

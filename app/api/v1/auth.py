@@ -7,9 +7,9 @@ from fastapi import APIRouter, Form, status
 
 from app import accounts, auth
 from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordReset
-from app.api.deps import AppSettings, CurrentCaller, Db, RequestContext
+from app.api.calls import Message
+from app.api.deps import Me, RequestContext
 from app.api.errors import problems
-from app.api.resources import Message
 from app.auth import InactiveUser, IncorrectLogin, InvalidGrant, LoginForm, RefreshForm, SessionPublic, Token
 from app.errors import NotFound
 from app.fields import Id
@@ -27,36 +27,36 @@ async def login(context: RequestContext, form: Annotated[LoginForm, Form()]) -> 
 
 
 @router.post("/refresh", responses=problems(InvalidGrant))
-async def refresh_token(db: Db, settings: AppSettings, form: Annotated[RefreshForm, Form()]) -> Token:
+async def refresh_token(context: RequestContext, form: Annotated[RefreshForm, Form()]) -> Token:
     """Exchange a refresh token for new tokens (OAuth2 refresh grant): it is good once, and the new one after it."""
-    return await auth.refresh(db, settings, form)
+    return await auth.refresh(context, form)
 
 
 @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
-async def logout(db: Db, caller: CurrentCaller) -> None:
+async def logout(me: Me) -> None:
     """End this session: none of its tokens is good any more."""
-    await db.write(auth.end_session, caller.user.id, caller.session_id)
-    event("logout", caller.user.id, session_id=caller.session_id)
+    await me.write(auth.end_session, me.session_id)
+    event("logout", me.user_id, session_id=me.session_id)
 
 
 @router.get("/sessions")
-async def list_sessions(db: Db, settings: AppSettings, caller: CurrentCaller) -> Sequence[SessionPublic]:
+async def list_sessions(me: Me) -> Sequence[SessionPublic]:
     """List where you are logged in, the last one used first."""
-    return await db.read(auth.sessions, settings, caller)
+    return await me.read(auth.sessions, me.context.settings, me.session_id)
 
 
 @router.delete("/sessions", status_code=status.HTTP_204_NO_CONTENT)
-async def delete_other_sessions(db: Db, caller: CurrentCaller) -> None:
+async def delete_other_sessions(me: Me) -> None:
     """End all your sessions but this one."""
-    await db.write(auth.end_sessions, caller.user.id, keep=caller.session_id)
-    event("other_sessions_ended", caller.user.id)
+    await me.write(auth.end_other_sessions, me.session_id)
+    event("other_sessions_ended", me.user_id)
 
 
 @router.delete("/sessions/{session_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(NotFound))
-async def delete_session(db: Db, caller: CurrentCaller, session_id: Id) -> None:
+async def delete_session(me: Me, session_id: Id) -> None:
     """End one of your sessions."""
-    await db.write(auth.end_session, caller.user.id, session_id)
-    event("session_ended", caller.user.id, session_id=session_id)
+    await me.write(auth.end_session, session_id)
+    event("session_ended", me.user_id, session_id=session_id)
 
 
 @router.post("/email/verify", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink, EmailTaken))

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 
 from app import emails
-from app.api.deps import Db, Superuser
+from app.api.calls import Message
+from app.api.deps import Superuser
 from app.api.errors import problems
-from app.api.resources import Message, Pages
 from app.emails import Email, EmailCreate, EmailPage, EmailPublic
 from app.errors import Forbidden
 from app.logs import event
@@ -17,14 +17,14 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[EmailPublic], responses=problems(Forbidden))
-async def list_emails(pages: Pages, _: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[Email]:
+async def list_emails(me: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[Email]:
     """List what was sent in the last 30 days, and what is still to be, newest first."""
-    return await pages.of(wanted, emails.page)
+    return await me.page(emails.page, wanted)
 
 
 @router.post("/", status_code=status.HTTP_202_ACCEPTED, responses=problems(Forbidden))
-async def create_email(db: Db, caller: Superuser, new: EmailCreate) -> Message:
+async def create_email(me: Superuser, new: EmailCreate) -> Message:
     """Send a message in the background."""
-    await db.write(emails.queue, "message", new.email, subject=new.subject, text=new.text)
-    event("email_queued", caller.user.id)
+    await me.write(emails.send, new)
+    event("email_queued", me.user_id)
     return Message(message="Email queued")

@@ -6,41 +6,44 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response, status
 
 from app import items
-from app.api.deps import CurrentUser, Db
+from app.api.deps import Me
 from app.api.errors import problems
-from app.api.resources import Create, OneResource, Pages
+from app.conditions import PreconditionFailed
 from app.errors import NotFound
 from app.fields import Id
+from app.idempotency import IdempotencyKeyReused
 from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate
 
 router = APIRouter()
 
 
 @router.get("/", response_model=list[ItemPublic])
-async def list_items(pages: Pages, user: CurrentUser, wanted: Annotated[ItemPage, Query()]) -> Sequence[Item]:
+async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[Item]:
     """List your items, oldest first unless sorted otherwise."""
-    return await pages.of(wanted, items.page, user)
+    return await me.page(items.page, wanted)
 
 
-@router.post("/", response_model=ItemPublic, status_code=status.HTTP_201_CREATED)
-async def create_item(create: Create, user: CurrentUser, new: ItemCreate) -> Item | Response:
+@router.post(
+    "/", response_model=ItemPublic, status_code=status.HTTP_201_CREATED, responses=problems(IdempotencyKeyReused)
+)
+async def create_item(me: Me, new: ItemCreate) -> Item | Response:
     """Add an item of your own."""
-    return await create(items.create, user, new)
+    return await me.create(items.create, new)
 
 
-@router.get("/{item_id}", response_model=ItemPublic, responses=problems(NotFound))
-async def read_item(db: Db, user: CurrentUser, resource: OneResource, item_id: Id) -> Item:
+@router.get("/{item_id}", response_model=ItemPublic, responses=problems(NotFound, PreconditionFailed))
+async def read_item(me: Me, item_id: Id) -> Item:
     """Read one of your items."""
-    return resource.show(await db.read(items.get, user, item_id))
+    return me.show(await me.read(items.get, item_id))
 
 
-@router.patch("/{item_id}", response_model=ItemPublic, responses=problems(NotFound))
-async def update_item(db: Db, user: CurrentUser, resource: OneResource, item_id: Id, changes: ItemUpdate) -> Item:
+@router.patch("/{item_id}", response_model=ItemPublic, responses=problems(NotFound, PreconditionFailed))
+async def update_item(me: Me, item_id: Id, changes: ItemUpdate) -> Item:
     """Change some fields of one of your items (JSON merge patch); what is left out stays as it is."""
-    return resource.show(await db.write(items.update, user, item_id, changes, resource.conditions))
+    return me.show(await me.write(items.update, item_id, changes, me.conditions))
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(NotFound))
-async def delete_item(db: Db, user: CurrentUser, resource: OneResource, item_id: Id) -> None:
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(NotFound, PreconditionFailed))
+async def delete_item(me: Me, item_id: Id) -> None:
     """Delete one of your items."""
-    await db.write(items.delete, user, item_id, resource.conditions)
+    await me.write(items.delete, item_id, me.conditions)

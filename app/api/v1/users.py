@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, status
+from fastapi import APIRouter, Query, Request, Response, status
 
 from app import accounts, items, users
 from app.accounts import IncorrectPassword
-from app.api.deps import CurrentCaller, CurrentUser, Db, DirectoryReader, RequestContext, SignUp, Superuser
+from app.api.calls import created
+from app.api.deps import DirectoryReader, Me, RequestContext, SignUp, Superuser
 from app.api.errors import problems
-from app.api.resources import Created, OneResource, Pages
+from app.conditions import PreconditionFailed
 from app.errors import Forbidden, NotFound
 from app.fields import Id
 from app.items import UserWithItems
@@ -30,9 +31,9 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
-async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[User]:
+async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[User]:
     """List all users, oldest first unless sorted otherwise: the directory may be open to superusers only."""
-    return await pages.of(wanted, users.page)
+    return await me.page(users.page, wanted)
 
 
 @router.post(
@@ -40,59 +41,64 @@ async def list_users(pages: Pages, _: DirectoryReader, wanted: Annotated[UserPag
     response_model=UserPublic,
     status_code=status.HTTP_201_CREATED,
     responses=problems(EmailTaken, SignupClosed, TooManyRequests),
-    openapi_extra={"security": [{}]},  # a token is one way, none is the other
+    openapi_extra={"security": [{"OAuth2PasswordBearer": []}, {}]},  # a token is one way, none is the other
 )
-async def create_user(context: RequestContext, by: SignUp, created: Created, new: UserCreate) -> User:
+async def create_user(
+    request: Request, response: Response, context: RequestContext, by: SignUp, new: UserCreate
+) -> User:
     """Sign up. Where sign-up is closed, a superuser adds users here."""
     user = await accounts.sign_up(context, new, by)
-    return created(user, shown_as=items.without_items(user))
+    response.headers.update(created(request, user, items.without_items(user)))
+    return user
 
 
-@router.get("/me", response_model=UserPublic)
-async def read_me(user: CurrentUser, resource: OneResource) -> User:
+@router.get("/me", response_model=UserPublic, responses=problems(PreconditionFailed))
+async def read_me(me: Me) -> User:
     """Read yourself."""
-    return resource.show(user)
+    return me.show(await me.read(users.read))
 
 
-@router.patch("/me", response_model=UserPublic, responses=problems(EmailTaken, IncorrectPassword, TooManyRequests))
-async def update_me(
-    context: RequestContext, caller: CurrentCaller, resource: OneResource, changes: UserUpdateMe
-) -> User:
+@router.patch(
+    "/me",
+    response_model=UserPublic,
+    responses=problems(EmailTaken, IncorrectPassword, PreconditionFailed, TooManyRequests),
+)
+async def update_me(me: Me, changes: UserUpdateMe) -> User:
     """Change yourself (JSON merge patch); a new email or password needs your current password.
 
     A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there.
     """
-    check = resource.conditions.check_row
-    return resource.show(await accounts.update_me(context, caller, changes, check))
+    check = me.conditions.check_row
+    return me.show(await accounts.update_me(me.context, await me.caller(), changes, check))
 
 
-@router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser))
-async def delete_me(context: RequestContext, caller: CurrentCaller, resource: OneResource) -> None:
+@router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser, PreconditionFailed))
+async def delete_me(me: Me) -> None:
     """Delete yourself and all that is yours."""
-    await accounts.delete(context, caller, caller.user.id, resource.conditions.check_row)
+    caller = await me.caller()
+    await accounts.delete(me.context, caller, caller.user.id, me.conditions.check_row)
 
 
-@router.get("/{user_id}", responses=problems(NotFound))
-async def read_user(db: Db, user: CurrentUser, resource: OneResource, user_id: Id) -> UserWithItems:
+@router.get("/{user_id}", responses=problems(NotFound, PreconditionFailed))
+async def read_user(me: Me, user_id: Id) -> UserWithItems:
     """Read a user with their newest 100 items: yourself, or anyone as a superuser."""
-    return resource.show(await db.read(items.owner, user, user_id))
+    return me.show(await me.read(items.owner, user_id))
 
 
-@router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser))
-async def update_user(
-    context: RequestContext, caller: Superuser, resource: OneResource, user_id: Id, changes: UserUpdate
-) -> UserWithItems:
+@router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser, PreconditionFailed))
+async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> UserWithItems:
     """Change any user, as a superuser (JSON merge patch)."""
-    check = resource.conditions.check_as(items.with_items)
-    await accounts.update(context, caller, user_id, changes, check)
-    return resource.show(await context.db.read(items.owner, caller.user, user_id))
+    check = me.conditions.check_as(items.with_items)
+    caller = await me.caller()
+    await accounts.update(me.context, caller, user_id, changes, check)
+    return me.show(await me.context.db.read(items.owner, caller.user, user_id))
 
 
 @router.delete(
     "/{user_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=problems(Forbidden, NotFound, LastSuperuser),
+    responses=problems(Forbidden, NotFound, LastSuperuser, PreconditionFailed),
 )
-async def delete_user(context: RequestContext, caller: Superuser, resource: OneResource, user_id: Id) -> None:
+async def delete_user(me: Superuser, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await accounts.delete(context, caller, user_id, resource.conditions.check_as(items.with_items))
+    await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(items.with_items))

@@ -1,0 +1,195 @@
+"""One request of a caller: the unit of work that it is, and what its answer tells beside the body."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, TypeAdapter
+
+from app import auth, idempotency, paging
+from app.auth import Caller, Context
+from app.conditions import Conditions, etag
+from app.config import Settings
+from app.db import Database, Record, Session
+from app.errors import Invalid
+from app.idempotency import Answer
+from app.paging import Page, Position, Slice
+from app.security import Claims, seal, unseal
+from app.users import User
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R", bound=Record)
+
+Check = Callable[[User, Settings], None]
+"""Decides whether this user may call a route, by raising if not."""
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_MOST_TAGS = 1024
+"""The longest `If-Match` or `If-None-Match`, in characters, all lines together."""
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+class Message(BaseModel):
+    """An answer for people: something was begun, and its outcome is not known yet."""
+
+    message: str
+
+
+class Call:
+    """What a route with a token works with.
+
+    `read` and `write` run one unit of work, in one transaction: it finds the caller, checks that they may call this
+    route, and runs `work(session, user, *args)`. Only the signature of the token is verified before that.
+    """
+
+    def __init__(self, request: Request, response: Response, context: Context, claims: Claims, check: Check) -> None:
+        self.context = context
+        self._request, self._response, self._claims, self._check = request, response, claims, check
+
+    @property
+    def user_id(self) -> UUID:
+        return self._claims.sub
+
+    @property
+    def session_id(self) -> UUID:
+        """The login session of the token. A unit has checked that it has not ended."""
+        return self._claims.sid
+
+    async def read(self, work: Callable[Concatenate[Session, User, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._db.read(lambda session: work(session, self._user(session), *args, **kwargs))
+
+    async def write(self, work: Callable[Concatenate[Session, User, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._db.write(lambda session: work(session, self._user(session), *args, **kwargs))
+
+    async def caller(self) -> Caller:
+        """The caller, for work that takes more than one unit: each of them has to check again what matters to it."""
+        return Caller(await self.read(lambda _session, user: user), self.session_id)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the request says in `If-Match` and `If-None-Match`: a list may come in several lines."""
+        return Conditions(self._tags("if-match"), self._tags("if-none-match"))
+
+    def show(self, resource: M) -> M:
+        """A resource with its entity tag; on GET nothing but that where the client has it already (304)."""
+        tag = etag(resource)
+        if self._request.method == "GET":
+            self.conditions.check(tag, reading=True)
+        self._response.headers["ETag"] = tag
+        return resource
+
+    async def page(self, work: Callable[[Session, User, Any, Position | None], Slice[R]], wanted: Page) -> Sequence[R]:
+        """The rows of one page that `work(session, user, wanted, after)` finds, with a link to the next page."""
+        self._refuse_repeated_parameters()
+        context = self._list(wanted)
+        page = await self.read(work, wanted, self._position(wanted, context))
+        if page.total is not None:
+            self._response.headers["X-Total-Count"] = str(page.total)
+        links = []
+        if page.end:
+            links.append(self._link("next", cursor=seal(paging.encode(page.end), context, key=self._settings.key)))
+        if page.end or wanted.cursor or wanted.skip:
+            links.append(self._link("first"))
+        if links:
+            self._response.headers["Link"] = ", ".join(links)
+        return page.rows
+
+    async def create(
+        self, work: Callable[Concatenate[Session, User, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R | Response:
+        """The row that `work` makes, with its location and entity tag.
+
+        With an `Idempotency-Key` the answer is kept for 24 hours, and given again when the same request comes again.
+        """
+        key = self._idempotency_key()
+        if key is None:
+            row = await self.write(work, *args, **kwargs)
+            self._response.headers.update(created(self._request, row, row))
+            return row
+        scope = self._request.scope
+        same = f"{scope['method']} {scope['path'].rstrip('/')} ".encode() + await self._request.body()
+        route: APIRoute = scope["route"]
+        model = _adapter(route.response_model)
+
+        def once(session: Session, user: User) -> Answer:
+            def answer(session: Session) -> Answer:
+                row = work(session, user, *args, **kwargs)
+                body = model.dump_json(model.validate_python(row))
+                return Answer(status=route.status_code or 200, headers=created(self._request, row, row), body=body)
+
+            return idempotency.once(session, user.id, key, hashlib.sha256(same).hexdigest(), answer)
+
+        kept = await self.write(once)
+        return Response(kept.body, kept.status, kept.headers, "application/json")
+
+    @property
+    def _db(self) -> Database:
+        return self.context.db
+
+    @property
+    def _settings(self) -> Settings:
+        return self.context.settings
+
+    def _user(self, session: Session) -> User:
+        user = auth.identify(session, self._claims)
+        self._check(user, self._settings)
+        return user
+
+    def _tags(self, name: str) -> str | None:
+        lines = self._request.headers.getlist(name)
+        tags = ", ".join(lines)
+        if len(tags) > _MOST_TAGS:
+            msg = f"Header should have at most {_MOST_TAGS} characters"
+            raise Invalid({"loc": ["header", name], "msg": msg, "type": "string_too_long"})
+        return tags if lines else None
+
+    def _idempotency_key(self) -> str | None:
+        keys = self._request.headers.getlist("idempotency-key")
+        if len(keys) > 1 or (keys and not _KEY.fullmatch(keys[0])):
+            msg = "Header should be given once, with 1 to 255 visible ASCII characters"
+            raise Invalid({"loc": ["header", "idempotency-key"], "msg": msg, "type": "idempotency_key"})
+        return keys[0] if keys else None
+
+    def _refuse_repeated_parameters(self) -> None:
+        given = self._request.query_params.multi_items()
+        if len(given) == len({name for name, _ in given}):
+            return
+        repeated = [name[:64] for name, times in Counter(name for name, _ in given).items() if times > 1]
+        msg = "Parameter should be given once"
+        raise Invalid(*({"loc": ["query", name], "msg": msg, "type": "repeated"} for name in repeated[:20]))
+
+    def _list(self, wanted: Page) -> str:
+        """What a cursor is good for: this list of this user, in this order, with these filters."""
+        filters = wanted.model_dump(mode="json", exclude={"cursor", "skip", "limit", "count"})
+        return json.dumps([self._request.scope["path"].rstrip("/"), str(self._claims.sub), filters])
+
+    def _position(self, wanted: Page, context: str) -> Position | None:
+        if wanted.cursor is None:
+            return None
+        position = unseal(wanted.cursor, context, key=self._settings.key)
+        if position is None or wanted.skip:
+            msg = "Cursor should be used as it was given, without skip, and for the same list"
+            raise Invalid({"loc": ["query", "cursor"], "msg": msg, "type": "cursor"})
+        return paging.decode(position, wanted.sort)
+
+    def _link(self, relation: str, **more: str) -> str:
+        """RFC 8288; the target has no host in it, which could only have come from the client."""
+        kept = {name: value for name, value in self._request.query_params.items() if name not in ("cursor", "skip")}
+        query = urlencode(kept | more)
+        return f'<{self._request.scope["path"]}{"?" if query else ""}{query}>; rel="{relation}"'
+
+
+def created(request: Request, row: Record, shown_as: BaseModel) -> dict[str, str]:
+    """The headers that tell where a new resource is, and which entity tag it has there."""
+    return {"Location": f"{request.scope['path'].rstrip('/')}/{row.id}", "ETag": etag(shown_as)}

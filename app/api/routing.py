@@ -1,0 +1,59 @@
+"""Finds the route of a request by the literal beginning of its path, with or without a slash at the end."""
+
+from collections.abc import Iterator
+
+from fastapi import FastAPI
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+
+def install(app: FastAPI) -> None:
+    """Have the app find its routes here.
+
+    FastAPI tries the regular expressions of all routes, once for each router that includes another. Here a request
+    tries the few routes that share the part of its path before the first parameter. The longest part comes first, so
+    `/users/me` is never taken for `/users/{id}`. `scope["route_path"]` becomes the path of the route, as declared.
+    """
+    router = app.router
+    index: dict[str, list[RouteContext]] = {}
+    indexed = 0
+
+    def candidates(path: str) -> Iterator[RouteContext]:
+        nonlocal indexed
+        if indexed != len(app.routes):  # a route was added
+            index.clear()
+            for route in iter_route_contexts(app.routes):
+                index.setdefault((route.path or "").partition("{")[0].rstrip("/"), []).append(route)
+            indexed = len(app.routes)
+        while path:
+            yield from index.get(path, ())
+            path = path.rpartition("/")[0]
+        yield from index.get("", ())
+
+    async def find(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await router.app(scope, receive, send)
+            return
+        given, bare = scope["path"], get_route_path(scope).removesuffix("/")
+        methods: set[str] = set()
+        for route in candidates(bare):
+            if bare:  # a slash at the end makes no difference, and never redirects
+                scope["path"] = given.removesuffix("/") + ("/" if (route.path or "").endswith("/") else "")
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found, route=route.original_route, route_path=route.path, router=router)
+                await route.app(scope, receive, send)
+                return
+            if match is Match.PARTIAL:
+                methods |= route.methods or set()
+                scope.setdefault("route_path", route.path)
+        scope["path"] = given
+        if not methods:
+            raise HTTPException(404)
+        allowed = methods | {"HEAD"} if "GET" in methods else methods
+        raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
+
+    router.middleware_stack = find
