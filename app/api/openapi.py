@@ -53,18 +53,18 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
 
 PARAMETERS = {
     "precondition_failed": {
-        "If-Match": "Entity tags, or `*`: refused with 412 unless the resource has one of them (RFC 9110 section 13.1)",
-        "If-None-Match": "Entity tags, or `*`: answered with 304, or 412, if the resource has one of them",
+        "if-match": "Entity tags, or `*`: refused with 412 unless the resource has one of them (RFC 9110 section 13.1)",
+        "if-none-match": "Entity tags, or `*`: answered with 304, or 412, if the resource has one of them",
     },
     "idempotency_key_reused": {
-        "Idempotency-Key": "New for each request that is meant: one that is sent again is done once"
+        "idempotency-key": "New for each request that is meant: one that is sent again is done once"
     },
 }
 """The request headers behind an error: a route that documents the error takes them."""
 
 
 def _add_parameters(operation: dict[str, Any]) -> None:
-    bounds = {"Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}}
+    bounds = {"idempotency-key": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}}
     for code, headers in PARAMETERS.items():
         if any(code in _examples(response) for response in operation["responses"].values()):
             operation["responses"].setdefault("422", {})
@@ -92,7 +92,7 @@ def _add_problems(operation: dict[str, Any]) -> None:
         kinds += _WITH_BODY
     if operation.setdefault("security", []):
         kinds += _WITH_TOKEN
-    if responses.pop("422", None):
+    if responses.pop("422", None) is not None:
         kinds.append(errors.Invalid)
     for status, response in problems(*kinds).items():
         known = responses.setdefault(str(status), response)
@@ -117,7 +117,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     named = {"201": ["Location", "ETag"], "401": ["WWW-Authenticate"], "503": ["Retry-After"]}
     named["429"] = ["Retry-After", "RateLimit", "RateLimit-Policy"]
-    if _takes(operation, "If-Match"):
+    if _takes(operation, "if-match"):
         named["200"] = ["ETag"]
     if _takes(operation, "cursor"):
         named["200"] = ["Link", "X-Total-Count"]
@@ -126,7 +126,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
             responses[status]["headers"] = {
                 name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names
             }
-    if method == "get" and _takes(operation, "If-None-Match"):
+    if method == "get" and _takes(operation, "if-none-match"):
         responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}
     if method == "patch":
         content = operation["requestBody"]["content"]
