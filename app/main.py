@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
         generate_unique_id_function=_function_name,
+        telemetry={"logs": False},  # they would hold what was submitted
     )
     app.state.settings = settings
     app.state.draining = False

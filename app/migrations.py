@@ -2,22 +2,28 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlmodel import Session
 
-from alembic import command
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Alembic is imported where it is used: a service that starts needs it only to tell whether it is ready.
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    from alembic.config import Config
+
     return Config(Path(__file__).parent.parent / "alembic.ini")
 
 
 @lru_cache
 def head() -> str | None:
     """The newest revision that this code comes with."""
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
@@ -31,6 +37,8 @@ def revision(session: Session) -> str | None:
 
 def upgrade(url: str) -> None:
     """Bring the database at `url` to the newest revision. Only one process may do so at a time: see app.prestart."""
+    from alembic import command
+
     config = _config()
     config.attributes["url"] = url
     command.upgrade(config, "head")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi.telemetry._api import _route_selected
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -45,6 +46,7 @@ def install(app: FastAPI) -> None:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found, route=route.original_route, route_path=route.path, router=router)
+                _route_selected(scope=scope, path=route.path_format)  # as FastAPI's own router tells its telemetry
                 await route.app(scope, receive, send)
                 return
             if match is Match.PARTIAL:
