@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailSyntaxError, validate_email
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from sqlmodel import SQLModel
@@ -30,13 +30,16 @@ def canonical_email(address: str) -> str:
     """
     local, _, domain = unicodedata.normalize("NFKC", address).rpartition("@")
     folded = unicodedata.normalize("NFKC", local.casefold())
-    return validate_email(f"{folded}@{domain}", check_deliverability=False).normalized
+    canonical = validate_email(f"{folded}@{domain}", check_deliverability=False).normalized
+    if "=?" in canonical:  # an encoded word, which parsers decode and RFC 2047 section 5 keeps out of addresses
+        raise EmailSyntaxError("An address holds no encoded word")
+    return canonical
 
 
 def _email(address: str) -> str:
     try:
         canonical = canonical_email(address)
-    except EmailNotValidError:  # its text quotes the address
+    except ValueError:  # its text quotes the address
         canonical = ""
     if not 0 < len(canonical) <= 254:
         raise PydanticCustomError("email", "Input should be a valid email address")

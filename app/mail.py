@@ -1,12 +1,17 @@
 """Mail: how a message is put together, and how it leaves: into a folder, or by SMTP (RFC 5321)."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from email.headerregistry import Address
+from email import message_from_string
+from email.errors import NonASCIILocalPartDefect
+from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
+from email.utils import format_datetime, quote
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -16,8 +21,13 @@ import aiosmtplib
 from email_validator import validate_email
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from app.fields import canonical_email
+
 TIMEOUT = 30.0
 """Seconds that an answer may take."""
+
+_LINES = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)*")  # RFC 5322 section 2.1.1
+_PLAIN = re.compile(r"(?:(?!=\?)[ -~]){0,900}")
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -32,40 +42,91 @@ class Rejected(Exception):
     """The server will never take this message (RFC 5321 section 4.2.1, 5yz)."""
 
 
+class Malformed(Exception):
+    """This message would not arrive as it is meant, so it is never sent."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message with its envelope: one sender and one recipient, with their domains in ASCII."""
+
+    key: UUID
+    sender: str
+    recipient: str
+    headers: dict[str, str]
+    """As they are sent: in ASCII, except that an address may be UTF-8 (RFC 6532)."""
+    body: EmailMessage
+
+    def content(self, *, eight_bit: bool = True) -> bytes:
+        """What is sent. Malformed, unless a receiver finds these headers, one recipient and two parts in it."""
+        head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        content = head.encode() + self.body.as_bytes(policy=SMTP.clone(cte_type="8bit" if eight_bit else "7bit"))
+        names, types = [*self.headers, *self.body], ["multipart/alternative", "text/plain", "text/html"]
+        try:
+            parsed = message_from_string(content.decode(), policy=SMTP)
+            parts = list(parsed.walk())
+            defects = [defect for part in parts for each in (part, *part.values()) for defect in each.defects]
+            found = (
+                parsed.keys(),
+                *([address.addr_spec for address in parsed[name].addresses] for name in ("From", "To")),
+                [part.get_content_type() for part in parts],
+                [defect for defect in defects if not isinstance(defect, NonASCIILocalPartDefect)],
+            )
+        except Exception as error:  # the parser has no one kind of them
+            raise Malformed("a message that cannot be parsed") from error
+        if not _LINES.fullmatch(content) or found != (names, [self.sender], [self.recipient], types, []):
+            raise Malformed("other headers, recipients or parts than are meant")
+        return content
+
+
 class Transport(Protocol):
-    async def send(self, message: EmailMessage) -> None:
-        """Hand a message over. Raises Rejected; OSError or aiosmtplib.SMTPException where a later try may do."""
+    async def send(self, message: Message) -> None:
+        """Hand it over. Raises Rejected, Malformed; OSError or aiosmtplib.SMTPException where a later try may do."""
 
 
 def compose(
     kind: str, content: Mapping[str, Any], sender: tuple[str, str], recipient: str, *, key: UUID, date: datetime
-) -> EmailMessage:
+) -> Message:
     """The message that the templates in the folder of this kind make, as text and as HTML.
 
-    It comes from the app of this name at this address (`sender`); `key` makes the Message-ID.
+    It comes from the app of this name at this address (`sender`); `key` makes the Message-ID. Raises Malformed.
     """
-    by, to = _address(*sender), _address("", recipient)
-    # Lines of any length that SMTP can take, so that links are not broken in the text.
-    message = EmailMessage(SMTP.clone(max_line_length=998, utf8=not f"{by.addr_spec}{to.addr_spec}".isascii()))
     subject, text, html = (
         _templates.get_template(f"{kind}/{part}").render(content, app_name=sender[0])
         for part in ("subject.txt", "body.txt", "body.html")
     )
-    message["Subject"] = " ".join(subject.split())
-    message["From"] = by
-    message["To"] = to
-    message["Date"] = date
-    message["Message-ID"] = f"<{key}@{by.domain}>"
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notes, please
-    message.set_content(text)
-    message.add_alternative(html, subtype="html")
-    return message
+    # Lines of any length that SMTP can take, so that links are not broken in the text.
+    body = EmailMessage(SMTP.clone(max_line_length=998))
+    try:
+        by, to = _address(sender[1]), _address(recipient)
+        # Not assigned to an EmailMessage, which would parse them and decode the encoded words in them.
+        headers = {
+            "Subject": _words(subject),
+            "From": f"{_words(sender[0], quoted=True)} <{by}>",
+            "To": to,
+            "Date": format_datetime(date),
+            "Message-ID": f"<{key}@{by.rpartition('@')[2]}>",
+            "Auto-Submitted": "auto-generated",  # RFC 3834: no holiday notes, please
+        }
+        body.set_content(text)
+        body.add_alternative(html, subtype="html")
+    except ValueError as error:  # no address, or no Unicode
+        raise Malformed(str(error)) from error
+    return Message(key, by, to, headers, body)
 
 
-def _address(name: str, address: str) -> Address:
+def _words(text: str, *, quoted: bool = False) -> str:
+    """On one line: as it is if it reads as itself, else as encoded words (RFC 2047)."""
+    text = " ".join(text.split())
+    if not _PLAIN.fullmatch(text):
+        return Header(text, "utf-8", maxlinelen=75, header_name="Subject").encode(linesep="\r\n")
+    return f'"{quote(text)}"' if quoted else text
+
+
+def _address(address: str) -> str:
     """With its domain in Punycode, as all servers understand it."""
-    known = validate_email(address, check_deliverability=False)
-    return Address(name, username=known.local_part, domain=known.ascii_domain)
+    known = validate_email(canonical_email(address), check_deliverability=False)
+    return f"{known.local_part}@{known.ascii_domain}"
 
 
 def transport(url: str) -> Transport:
@@ -98,16 +159,16 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def send(self, message: EmailMessage) -> None:
+    async def send(self, message: Message) -> None:
         await asyncio.to_thread(self._write, message)
 
-    def _write(self, message: EmailMessage) -> None:
+    def _write(self, message: Message) -> None:
+        content = message.content()
         self._path.mkdir(parents=True, exist_ok=True)
-        name = message["Message-ID"].strip("<>").partition("@")[0]
-        draft = self._path / f"{name}.draft"
+        draft = self._path / f"{message.key}.draft"
         draft.touch(mode=0o600)
-        draft.write_bytes(message.as_bytes())
-        draft.replace(self._path / f"{name}.eml")
+        draft.write_bytes(content)
+        draft.replace(self._path / f"{message.key}.eml")
 
 
 class Server:
@@ -116,12 +177,16 @@ class Server:
     def __init__(self, **options: Any) -> None:
         self._options = options
 
-    async def send(self, message: EmailMessage) -> None:
-        sender, recipient = (message[name].addresses[0].addr_spec for name in ("From", "To"))
+    async def send(self, message: Message) -> None:
         client = aiosmtplib.SMTP(**self._options)
         try:
             await client.connect()
-            await client.send_message(message, sender=sender, recipients=[recipient])
+            with suppress(aiosmtplib.SMTPHeloError):  # a server from before ESMTP, which has no extensions
+                await client.ehlo()
+            eight_bit = client.supports_extension("8bitmime")
+            by, to, content = message.sender, message.recipient, message.content(eight_bit=eight_bit)
+            options = ["BODY=8BITMIME"] * eight_bit + ["SMTPUTF8"] * (not f"{by}{to}".isascii())
+            await client.sendmail(by, [to], content, mail_options=options)
             with suppress(aiosmtplib.SMTPException):  # it is sent, however they part
                 await client.quit(timeout=1)
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:

@@ -86,7 +86,7 @@ class Sender:
             if secret:  # which a server may quote with what it refuses
                 text = text.replace(secret, "...")
             text = "".join(character if character.isprintable() else " " for character in text)
-            await self._db.write(emails.failed, email, text, for_good=isinstance(error, mail.Rejected))
+            await self._db.write(emails.failed, email, text, for_good=isinstance(error, mail.Rejected | mail.Malformed))
             about["error"] = type(error).__name__
             logger.warning("email not sent", exc_info=error if is_ours else None, extra={"data": about})
         else:

@@ -59,10 +59,19 @@ class SmtpServer:
 
     `commands` counts those of MAIL, RCPT and DATA. `replies` are what it answers to them instead (to DATA once it has
     the content), to AUTH or QUIT: in full, or by something that finds it out. It speaks TLS where it is given a
-    context: as soon as it is asked to, or from the beginning.
+    context: as soon as it is asked to, or from the beginning. It does without SMTPUTF8, 8BITMIME or EHLO if told so.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, tls_at_once: bool = False, utf8: bool = True) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        *,
+        tls_at_once: bool = False,
+        utf8: bool = True,
+        eight_bit: bool = True,
+        extended: bool = True,
+    ) -> None:
+        self._eight_bit, self._extended = eight_bit, extended
         self.letters: list[Letter] = []
         self.offered: list[Letter] = []
         self.logins: list[tuple[str, str]] = []
@@ -100,7 +109,9 @@ class SmtpServer:
     ) -> list[str]:
         session.host_name = hostname
         self._connected.add(server)
-        return responses
+        if not self._extended:
+            return ["502 5.5.1 EHLO is not known here"]
+        return [response for response in responses if self._eight_bit or "8BITMIME" not in response]
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]

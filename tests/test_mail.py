@@ -5,7 +5,6 @@ import datetime as dt
 import os
 import ssl
 from collections.abc import Callable, Iterator
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -49,7 +48,7 @@ def compose(
     app_name: str = "Onefold",
     number: int = 1,
     **context: Any,
-) -> EmailMessage:
+) -> mail.Message:
     known = {
         "name": "Ada",
         "link": LINK,
@@ -63,7 +62,7 @@ def compose(
     return mail.compose(kind, known | context, (app_name, sender), to, key=key, date=date)
 
 
-def send(url: str, message: EmailMessage | None = None) -> None:
+def send(url: str, message: mail.Message | None = None) -> None:
     asyncio.run(mail.transport(url).send(message or compose()))
 
 
@@ -74,17 +73,17 @@ def smtp() -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def deliver(smtp: SmtpServer) -> Callable[[EmailMessage], Letter]:
+def deliver(smtp: SmtpServer) -> Callable[[mail.Message], Letter]:
     """What a message has become when it arrives."""
 
-    def deliver(message: EmailMessage) -> Letter:
+    def deliver(message: mail.Message) -> Letter:
         send(smtp.url, message)
         return smtp.letters[-1]
 
     return deliver
 
 
-def test_a_message_arrives_as_text_and_as_html(deliver: Callable[[EmailMessage], Letter]) -> None:
+def test_a_message_arrives_as_text_and_as_html(deliver: Callable[[mail.Message], Letter]) -> None:
     letter = deliver(compose())
     assert (letter.sender, letter.recipients) == ("noreply@example.com", ["ada@example.com"])
     assert letter.message.keys() == HEADERS
@@ -103,12 +102,12 @@ def test_a_message_arrives_as_text_and_as_html(deliver: Callable[[EmailMessage],
 
 
 @pytest.mark.parametrize("name", ["Ada", "Ærø 海"])
-def test_the_link_is_one_unbroken_line_of_the_text(deliver: Callable[[EmailMessage], Letter], name: str) -> None:
+def test_the_link_is_one_unbroken_line_of_the_text(deliver: Callable[[mail.Message], Letter], name: str) -> None:
     assert f"\r\n{LINK}\r\n".encode() in deliver(compose(name=name)).content
 
 
 @each_kind
-def test_every_kind_of_message_can_do_without_a_name(kind: str, deliver: Callable[[EmailMessage], Letter]) -> None:
+def test_every_kind_of_message_can_do_without_a_name(kind: str, deliver: Callable[[mail.Message], Letter]) -> None:
     named, unnamed = deliver(compose(kind)), deliver(compose(kind, name=None))
     assert named.message["Subject"]
     assert named.text.startswith("Hello Ada," if kind in GREETING else "Hello")
@@ -121,7 +120,7 @@ def test_every_kind_of_message_can_do_without_a_name(kind: str, deliver: Callabl
 
 
 @each_kind
-def test_html_is_escaped_where_it_is_html(kind: str, deliver: Callable[[EmailMessage], Letter]) -> None:
+def test_html_is_escaped_where_it_is_html(kind: str, deliver: Callable[[mail.Message], Letter]) -> None:
     script = "<script>alert('1 & 2')</script>"
     letter = deliver(compose(kind, app_name=script, name=script, text=script, subject=script, email=script))
     assert script in letter.message["Subject"]
@@ -135,7 +134,7 @@ BREAKS = ["\r\n", "\n", "\r", "\n\n", "\r\n ", "\x0b", "\x85", "\u2028"]
 
 
 @pytest.mark.parametrize("line_break", BREAKS, ids=ascii)
-def test_a_line_break_forges_no_header(deliver: Callable[[EmailMessage], Letter], line_break: str) -> None:
+def test_a_line_break_forges_no_header(deliver: Callable[[mail.Message], Letter], line_break: str) -> None:
     forged = f"a{line_break}Bcc: x@y.example"
     letter = deliver(compose("message", subject=forged, text=forged, name=forged))
     assert letter.message.keys() == HEADERS
@@ -144,7 +143,7 @@ def test_a_line_break_forges_no_header(deliver: Callable[[EmailMessage], Letter]
 
 
 @each_kind
-def test_a_name_with_line_breaks_stays_in_the_text(kind: str, deliver: Callable[[EmailMessage], Letter]) -> None:
+def test_a_name_with_line_breaks_stays_in_the_text(kind: str, deliver: Callable[[mail.Message], Letter]) -> None:
     letter = deliver(compose(kind, name="a\r\nBcc: x@y.example\r\n\r\nb"))
     assert letter.message.keys() == HEADERS
     assert letter.recipients == ["ada@example.com"]
@@ -152,7 +151,7 @@ def test_a_name_with_line_breaks_stays_in_the_text(kind: str, deliver: Callable[
 
 
 def test_a_line_break_in_an_address_is_refused() -> None:
-    with pytest.raises(ValueError, match="invalid characters"):
+    with pytest.raises(mail.Malformed, match="invalid characters"):
         compose(to="ada@example.com\r\nBcc: x@y.example")
 
 
@@ -191,6 +190,25 @@ def test_other_alphabets_arrive_by_any_server() -> None:
     assert letter.message["Subject"] == "Verify your email for Øst 海"
     assert letter.text.startswith("Hello Ærøskøbing 海,\n")
     assert "<p>Hello Ærøskøbing 海,</p>" in letter.html
+
+
+@pytest.mark.parametrize("extended", [True, False], ids=["no 8BITMIME", "no EHLO"])
+def test_a_server_of_seven_bits_is_sent_seven_bits(extended: bool) -> None:
+    with SmtpServer(utf8=False, eight_bit=False, extended=extended) as smtp:
+        send(smtp.url, compose("message", app_name="Øst 海", subject="Ærø", text="Ærøskøbing 海"))
+    (letter,) = smtp.letters
+    assert letter.content.isascii()
+    assert letter.message["Subject"] == "Ærø"
+    assert letter.text == "Ærøskøbing 海\n"
+    assert "BODY=8BITMIME" not in letter.options
+
+
+def test_a_long_subject_is_folded_as_it_should_be(deliver: Callable[[mail.Message], Letter]) -> None:
+    subject = "Ærøskøbing 海 " * 18 + "!"
+    letter = deliver(compose("message", subject=subject))
+    assert letter.message["Subject"] == subject
+    head = letter.content.partition(b"\r\nFrom:")[0]
+    assert max(len(line) for line in head.split(b"\r\n")) <= 76  # RFC 2047 section 2
 
 
 def test_a_domain_of_another_alphabet_is_written_in_ascii() -> None:
