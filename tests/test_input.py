@@ -1,21 +1,24 @@
 """Bad input: whatever a client sends is refused by name, repeated nowhere, and changes nothing."""
 
+import asyncio
 import io
 import json
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx2
 import pytest
+from fastapi import FastAPI, Request, Response
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlmodel import Session, SQLModel
 
 from app import items
-from app.items import ItemCreate
+from app.api.calls import Call, created
+from app.items import Item, ItemCreate
 from app.users import User
 from tests.conftest import PASSWORD, token_of
 from tests.service import NO_TLS, Service
@@ -460,6 +463,26 @@ def test_a_malformed_multipart_form_is_refused(anyone: Caller) -> None:
     for content, content_type, status in MALFORMED.values():
         headers = {"Content-Type": content_type.encode("latin-1")}
         anyone.refuses(anyone.send("POST", "/auth/login", content=content, headers=headers), status)
+
+
+@pytest.mark.parametrize("name", ["a\r\nSet-Cookie: x=1", '>; rel="x", <', "\u6d77", "\ufffd", "a\0"], ids=ascii)
+def test_a_path_that_a_client_may_name_is_quoted_in_headers(name: str) -> None:
+    app = FastAPI()
+
+    @app.get("/{name}")  # noqa: FAST003  # it is the path that is looked at
+    async def headers(request: Request, response: Response) -> None:
+        call = Call(request, response, *[None] * 3)  # type: ignore[arg-type]  # no caller is needed for links
+        item = Item(title="Notes", owner_id=uuid.UUID(ID), id=uuid.UUID(ID))
+        response.headers.update(created(request, item, item) | {"Link": call._link("first")})
+
+    answer = asyncio.run(get(app, f"/{quote(name)}"))
+    assert answer.headers["Location"] == f"/{quote(name)}/{ID}"
+    assert answer.headers["Link"] == f'</{quote(name)}>; rel="first"'
+
+
+async def get(app: FastAPI, path: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        return await client.get(path)
 
 
 NAMES = st.sampled_from(["username", *{field: None for target in TARGETS for field in target.strings + target.flags}])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from fastapi import Request, Response
@@ -187,9 +187,9 @@ class Call:
         """RFC 8288; the target has no host in it, which could only have come from the client."""
         kept = {name: value for name, value in self._request.query_params.items() if name not in ("cursor", "skip")}
         query = urlencode(kept | more)
-        return f'<{self._request.scope["path"]}{"?" if query else ""}{query}>; rel="{relation}"'
+        return f'<{quote(self._request.scope["path"])}{"?" if query else ""}{query}>; rel="{relation}"'
 
 
 def created(request: Request, row: Record, shown_as: BaseModel) -> dict[str, str]:
     """The headers that tell where a new resource is, and which entity tag it has there."""
-    return {"Location": f"{request.scope['path'].rstrip('/')}/{row.id}", "ETag": etag(shown_as)}
+    return {"Location": f"{quote(request.scope['path'].rstrip('/'))}/{row.id}", "ETag": etag(shown_as)}
