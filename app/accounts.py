@@ -20,7 +20,7 @@ from app.fields import Input, Line, Password
 from app.logs import event
 from app.security import seal, unseal, weakness
 from app.throttle import ADDRESS, MESSAGE, PAIR
-from app.users import Check, EmailTaken, User, UserCreate, UserUpdate, UserUpdateMe
+from app.users import Check, EmailTaken, User, UserCreate, UserPublic, UserUpdate, UserUpdateMe
 
 LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
 """Of the links in messages of these kinds."""
@@ -62,7 +62,7 @@ async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -
     hashed = await _hash(context, new.password, "password", new.email, new.full_name)
     user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
     if by:
-        event("user_created", by.user.id, target=user.id)
+        event("user_created", by.id, target=user.id)
     else:
         event("sign_up", None if discreet else user.id, address=context.address)
     return user
@@ -70,31 +70,32 @@ async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -
 
 async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, check: Check | None = None) -> User:
     """Change oneself. A new address is asked to confirm first; a new password ends all other sessions."""
-    me = caller.user
     values = changes.model_dump(exclude_unset=True)
-    current, address = values.pop("current_password", None), values.pop("email", me.email)
-    if "password" not in values and address == me.email:
-        return await context.db.write(users.change, me.id, values, check)
+    current, address = values.pop("current_password", None), values.pop("email", caller.email)
+    if "password" not in values and address == caller.email:
+        return await context.db.write(users.change, caller.id, values, check)
     if current is None:
         msg = "Field required to change email or password"
         raise Invalid({"loc": ["body", "current_password"], "msg": msg, "type": "missing"})
-    attempt = context.attempt("current_password", me.email)  # never forgiven, because of the messages that it causes
+    attempt = context.attempt(
+        "current_password", caller.email
+    )  # never forgiven, because of the messages that it causes
     await attempt.count(context.db)
-    if not (await context.verify(attempt, current, me.hashed_password)).right:
-        event("incorrect_password", me.id, level=logging.WARNING, address=context.address)
+    if not (await context.verify(attempt, current, caller.hashed_password)).right:
+        event("incorrect_password", caller.id, level=logging.WARNING, address=context.address)
         raise IncorrectPassword
-    if address != me.email:
+    if address != caller.email:
         await context.attempt("verify_email", address, *MESSAGES).count(context.db)
-    await _hash_new(context, values, me)
+    await _hash_new(context, values, caller)
 
     def unit(session: Session) -> User:
         def still(session: Session, user: User) -> None:
-            if user.hashed_password != me.hashed_password:
+            if user.hashed_password != caller.hashed_password:
                 raise IncorrectPassword
             if check:
                 check(session, user)
 
-        user = change(session, me.id, values, still, keep=caller.session_id)
+        user = change(session, caller.id, values, still, keep=caller.session_id)
         if address != user.email:
             if not context.settings.email_verification_required and users.find_by_email(session, address):
                 raise EmailTaken
@@ -104,9 +105,9 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
 
     user = await context.db.write(unit)
     if address != user.email:
-        event("email_change_requested", me.id)
+        event("email_change_requested", caller.id)
     if "hashed_password" in values:
-        event("password_changed", me.id)
+        event("password_changed", caller.id)
     return user
 
 
@@ -117,16 +118,16 @@ async def update(
     values = changes.model_dump(exclude_unset=True)
     await _hash_new(context, values, await context.db.read(users.get, user_id))
     await context.db.write(change, user_id, values, check, keep=caller.session_id)
-    event("user_updated", caller.user.id, target=user_id, fields=sorted(changes.model_fields_set))
+    event("user_updated", caller.id, target=user_id, fields=sorted(changes.model_fields_set))
 
 
 async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Check | None = None) -> None:
     """Delete a user and all that is theirs."""
     await context.db.write(users.delete, user_id, check)
-    event("user_deleted", caller.user.id, target=user_id)
+    event("user_deleted", caller.id, target=user_id)
 
 
-async def _hash_new(context: Context, values: dict[str, Any], user: User) -> None:
+async def _hash_new(context: Context, values: dict[str, Any], user: UserPublic) -> None:
     if password := values.pop("password", None):
         email, name = values.get("email", user.email), values.get("full_name", user.full_name)
         values["hashed_password"] = await _hash(context, password, "password", email, name)

@@ -61,7 +61,7 @@ _NEWEST = (
 )
 
 
-def get(session: Session, caller: User, item_id: uuid.UUID, *, for_update: bool = False) -> Item:
+def get(session: Session, caller: UserPublic, item_id: uuid.UUID, *, for_update: bool = False) -> Item:
     """An item that the caller may see and change: one's own, any for a superuser; else NotFound."""
     statement = _BY_ID.with_for_update() if for_update else _BY_ID
     item = session.exec(statement, params={"id": item_id}).first()
@@ -70,7 +70,7 @@ def get(session: Session, caller: User, item_id: uuid.UUID, *, for_update: bool 
     return item
 
 
-def page(session: Session, caller: User, wanted: ItemPage, after: Position | None = None) -> Slice[Item]:
+def page(session: Session, caller: UserPublic, wanted: ItemPage, after: Position | None = None) -> Slice[Item]:
     """One's own items, all of them for a superuser."""
     statement = select(Item)
     if not caller.is_superuser:
@@ -80,7 +80,7 @@ def page(session: Session, caller: User, wanted: ItemPage, after: Position | Non
     return paging.take(session, statement, wanted, after)
 
 
-def create(session: Session, owner: User, new: ItemCreate) -> Item:
+def create(session: Session, owner: UserPublic, new: ItemCreate) -> Item:
     item = Item.model_validate(new, update={"owner_id": owner.id})
     session.add(item)
     session.flush()
@@ -88,7 +88,7 @@ def create(session: Session, owner: User, new: ItemCreate) -> Item:
 
 
 def update(
-    session: Session, caller: User, item_id: uuid.UUID, changes: ItemUpdate, conditions: Conditions = ANY
+    session: Session, caller: UserPublic, item_id: uuid.UUID, changes: ItemUpdate, conditions: Conditions = ANY
 ) -> Item:
     item = get(session, caller, item_id, for_update=True)
     conditions.check_row(session, item)
@@ -97,13 +97,13 @@ def update(
     return item
 
 
-def delete(session: Session, caller: User, item_id: uuid.UUID, conditions: Conditions = ANY) -> None:
+def delete(session: Session, caller: UserPublic, item_id: uuid.UUID, conditions: Conditions = ANY) -> None:
     item = get(session, caller, item_id, for_update=True)
     conditions.check_row(session, item)
     session.delete(item)
 
 
-def owner(session: Session, caller: User, user_id: uuid.UUID) -> UserWithItems:
+def owner(session: Session, caller: UserPublic, user_id: uuid.UUID) -> UserWithItems:
     """A user with their newest 100 items, newest first: yourself, anyone for a superuser; else NotFound."""
     if not (caller.is_superuser or caller.id == user_id):
         raise NotFound

@@ -120,12 +120,7 @@ def get(session: Session, user_id: uuid.UUID) -> User:
     return user
 
 
-def read(_session: Session, user: User) -> User:
-    """Oneself."""
-    return user
-
-
-def page(session: Session, _by: User, wanted: UserPage, after: Position | None = None) -> Slice[User]:
+def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | None = None) -> Slice[User]:
     statement = select(User)
     if wanted.is_active is not None:
         statement = statement.where(User.is_active == wanted.is_active)

@@ -31,8 +31,8 @@ import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
-from app import emails, logs, migrations, security  # noqa: E402
-from app.auth import Context, LoginSession  # noqa: E402
+from app import auth, emails, logs, migrations, security  # noqa: E402
+from app.auth import Caller, Context, LoginSession  # noqa: E402
 from app.sender import sending  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
@@ -276,6 +276,12 @@ def outcome(answer: httpx2.Response) -> tuple[int, str]:
 def all_users(session: Session) -> Sequence[User]:
     """Every user, the oldest first."""
     return session.exec(select(User).order_by(col(User.created_at), col(User.id))).all()
+
+
+def caller_of(service: Service, user: User) -> Caller:
+    """What a unit finds for the token of a user."""
+    claims = security.decode_token(token_of(user), "access", key=KEY, algorithm="HS256")
+    return service.read(auth.identify, claims)
 
 
 def context_of(service: Service) -> Context:

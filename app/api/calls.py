@@ -23,15 +23,14 @@ from app.errors import Invalid
 from app.idempotency import Answer
 from app.paging import Page, Position, Slice
 from app.security import Claims, seal, unseal
-from app.users import User
 
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Record)
 
-Check = Callable[[User, Settings], None]
-"""Decides whether this user may call a route, by raising if not."""
+Check = Callable[[Caller, Settings], None]
+"""Refuses callers that may not call a route, by raising."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_TAGS = 1024
@@ -50,7 +49,7 @@ class Call:
     """What a route with a token works with.
 
     `read` and `write` run one unit of work, in one transaction: it finds the caller, checks that they may call this
-    route, and runs `work(session, user, *args)`. Only the signature of the token is verified before that.
+    route, and runs `work(session, caller, *args)`. Only the signature of the token is verified before that.
     """
 
     def __init__(self, request: Request, response: Response, context: Context, claims: Claims, check: Check) -> None:
@@ -66,15 +65,15 @@ class Call:
         """The login session of the token. A unit has checked that it has not ended."""
         return self._claims.sid
 
-    async def read(self, work: Callable[Concatenate[Session, User, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._db.read(lambda session: work(session, self._user(session), *args, **kwargs))
+    async def read(self, work: Callable[Concatenate[Session, Caller, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._db.read(lambda session: work(session, self._caller(session), *args, **kwargs))
 
-    async def write(self, work: Callable[Concatenate[Session, User, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._db.write(lambda session: work(session, self._user(session), *args, **kwargs))
+    async def write(self, work: Callable[Concatenate[Session, Caller, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._db.write(lambda session: work(session, self._caller(session), *args, **kwargs))
 
     async def caller(self) -> Caller:
         """The caller, for work that takes more than one unit: each of them has to check again what matters to it."""
-        return Caller(await self.read(lambda _session, user: user), self.session_id)
+        return await self._db.read(self._caller)
 
     @property
     def conditions(self) -> Conditions:
@@ -89,8 +88,10 @@ class Call:
         self._response.headers["ETag"] = tag
         return resource
 
-    async def page(self, work: Callable[[Session, User, Any, Position | None], Slice[R]], wanted: Page) -> Sequence[R]:
-        """The rows of one page that `work(session, user, wanted, after)` finds, with a link to the next page."""
+    async def page(
+        self, work: Callable[[Session, Caller, Any, Position | None], Slice[R]], wanted: Page
+    ) -> Sequence[R]:
+        """The rows of one page that `work(session, caller, wanted, after)` finds, with a link to the next page."""
         self._refuse_repeated_parameters()
         context = self._list(wanted)
         page = await self.read(work, wanted, self._position(wanted, context))
@@ -106,7 +107,7 @@ class Call:
         return page.rows
 
     async def create(
-        self, work: Callable[Concatenate[Session, User, P], R], *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[Session, Caller, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R | Response:
         """The row that `work` makes, with its location and entity tag.
 
@@ -122,13 +123,13 @@ class Call:
         route: APIRoute = scope["route"]
         model = _adapter(route.response_model)
 
-        def once(session: Session, user: User) -> Answer:
+        def once(session: Session, caller: Caller) -> Answer:
             def answer(session: Session) -> Answer:
-                row = work(session, user, *args, **kwargs)
+                row = work(session, caller, *args, **kwargs)
                 body = model.dump_json(model.validate_python(row))
                 return Answer(status=route.status_code or 200, headers=created(self._request, row, row), body=body)
 
-            return idempotency.once(session, user.id, key, hashlib.sha256(same).hexdigest(), answer)
+            return idempotency.once(session, caller.id, key, hashlib.sha256(same).hexdigest(), answer)
 
         kept = await self.write(once)
         return Response(kept.body, kept.status, kept.headers, "application/json")
@@ -141,10 +142,10 @@ class Call:
     def _settings(self) -> Settings:
         return self.context.settings
 
-    def _user(self, session: Session) -> User:
-        user = auth.identify(session, self._claims)
-        self._check(user, self._settings)
-        return user
+    def _caller(self, session: Session) -> Caller:
+        caller = auth.identify(session, self._claims)
+        self._check(caller, self._settings)
+        return caller
 
     def _tags(self, name: str) -> str | None:
         lines = self._request.headers.getlist(name)

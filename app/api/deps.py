@@ -13,7 +13,7 @@ from app.config import Settings
 from app.db import Database
 from app.errors import Forbidden, InvalidToken, Unauthorized
 from app.security import Claims
-from app.users import SignupClosed, User
+from app.users import SignupClosed
 
 
 async def _database(request: Request) -> Database:
@@ -65,17 +65,17 @@ class _Bearer(OAuth2PasswordBearer):
         return Call(request, response, context, claims, self._check)
 
 
-def _anyone(_user: User, _settings: Settings) -> None:
+def _anyone(_caller: Caller, _settings: Settings) -> None:
     pass
 
 
-def _superuser(user: User, _settings: Settings) -> None:
-    if not user.is_superuser:
+def _superuser(caller: Caller, _settings: Settings) -> None:
+    if not caller.is_superuser:
         raise Forbidden
 
 
-def _directory_reader(user: User, settings: Settings) -> None:
-    if not (settings.directory_open or user.is_superuser):
+def _directory_reader(caller: Caller, settings: Settings) -> None:
+    if not (settings.directory_open or caller.is_superuser):
         raise Forbidden
 
 
@@ -91,9 +91,9 @@ DirectoryReader = Annotated[Call, Depends(_Bearer(_directory_reader))]
 async def _may_sign_up(request: Request, context: RequestContext) -> Caller | None:
     claims = _claims(request, context.settings)
     if claims:
-        user = await context.db.read(auth.identify, claims)
-        if user.is_superuser:
-            return Caller(user, claims.sid)
+        caller = await context.db.read(auth.identify, claims)
+        if caller.is_superuser:
+            return caller
     if not context.settings.signup_open:
         raise SignupClosed
     return None

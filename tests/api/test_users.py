@@ -16,11 +16,10 @@ from sqlmodel import Session, SQLModel, select
 
 from app import accounts, emails, fields, items, users
 from app.accounts import IncorrectPassword
-from app.auth import Caller
 from app.items import ItemCreate, ItemPage
 from app.security import _COMMON
 from app.users import User, UserUpdateMe
-from tests.conftest import HASHED, PASSWORD, add_user, all_users, context_of, on_sqlite, statements, token_of
+from tests.conftest import HASHED, PASSWORD, add_user, all_users, caller_of, context_of, on_sqlite, statements, token_of
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -305,7 +304,7 @@ def test_a_new_email_or_password_needs_the_current_password(
 
 def test_a_password_that_was_right_no_longer_counts_once_it_was_changed(service: Service, ada: User) -> None:
     change = UserUpdateMe(password=SecretStr("another password"), current_password=SecretStr(PASSWORD))
-    as_it_was = Caller(service.read(users.get, ada.id), ada.id)
+    as_it_was = caller_of(service, ada)
     service.write(users.change, ada.id, {"hashed_password": "changed meanwhile"})
     before = stored(service)
     with pytest.raises(IncorrectPassword):

@@ -10,6 +10,7 @@ from app.accounts import IncorrectPassword
 from app.api.calls import created
 from app.api.deps import DirectoryReader, Me, RequestContext, SignUp, Superuser
 from app.api.errors import problems
+from app.auth import Caller
 from app.conditions import PreconditionFailed
 from app.errors import Forbidden, NotFound
 from app.fields import Id
@@ -53,9 +54,9 @@ async def create_user(
 
 
 @router.get("/me", response_model=UserPublic, responses=problems(PreconditionFailed))
-async def read_me(me: Me) -> User:
+async def read_me(me: Me) -> Caller:
     """Read yourself."""
-    return me.show(await me.read(users.read))
+    return me.show(await me.caller())
 
 
 @router.patch(
@@ -76,7 +77,7 @@ async def update_me(me: Me, changes: UserUpdateMe) -> User:
 async def delete_me(me: Me) -> None:
     """Delete yourself and all that is yours."""
     caller = await me.caller()
-    await accounts.delete(me.context, caller, caller.user.id, me.conditions.check_row)
+    await accounts.delete(me.context, caller, caller.id, me.conditions.check_row)
 
 
 @router.get("/{user_id}", responses=problems(NotFound, PreconditionFailed))
@@ -91,7 +92,7 @@ async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> UserWi
     check = me.conditions.check_as(items.with_items)
     caller = await me.caller()
     await accounts.update(me.context, caller, user_id, changes, check)
-    return me.show(await me.context.db.read(items.owner, caller.user, user_id))
+    return me.show(await me.context.db.read(items.owner, caller, user_id))
 
 
 @router.delete(
