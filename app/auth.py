@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from sqlalchemy import ColumnElement, and_, bindparam, delete, inspect, update
 from sqlalchemy import select as select_columns
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -16,10 +16,10 @@ from uuid_utils.compat import uuid7
 from app import fields, users
 from app.config import Settings
 from app.db import Database, now, sweep
-from app.errors import BadRequest, InvalidToken, NotFound, Unauthorized, Unavailable
-from app.fields import GivenPassword, Line
+from app.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
+from app.fields import GivenPassword, Line, omittable
 from app.logs import event
-from app.security import Claims, Passwords, Verdict, encode_token, seal, unseal
+from app.security import Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
 from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User, UserPublic
 
@@ -30,19 +30,28 @@ MOST_SESSIONS = 20
 class IncorrectLogin(Unauthorized):
     code = "incorrect_login"
     detail = "Incorrect email or password"
-    oauth = "invalid_grant"
 
 
 class InactiveUser(BadRequest):
     code = "inactive_user"
     detail = "Inactive user"
-    oauth = "invalid_grant"
 
 
-class InvalidGrant(Unauthorized):
+class InvalidGrant(BadRequest):
     code = "invalid_grant"
     detail = "The refresh token is not good, or not any more: log in again"
-    oauth = "invalid_grant"
+
+
+class UnsupportedGrantType(BadRequest):
+    code = "unsupported_grant_type"
+    detail = "This endpoint does not take this grant type"
+
+
+def _supported(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        raise UnsupportedGrantType from None
 
 
 class _Grant(BaseModel):
@@ -50,24 +59,34 @@ class _Grant(BaseModel):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    scope: Annotated[Line, Field(max_length=1024)] | None = None
-    client_id: Annotated[Line, Field(max_length=1024)] | None = None
-    client_secret: Annotated[SecretStr, Field(max_length=1024)] | None = None
+    scope: Line = omittable(max_length=1024)
+    client_id: Line = omittable(max_length=1024)
+    client_secret: SecretStr = omittable(max_length=1024)
 
 
 class LoginForm(_Grant):
-    """The password grant (RFC 6749 section 4.3.2)."""
+    """The password grant (RFC 6749 section 4.3.2), or the refresh of an access token (section 6)."""
 
-    username: Annotated[Line, Field(max_length=320, schema_extra={"examples": ["ada@example.com"]})]
-    password: GivenPassword
-    grant_type: Literal["password"] | None = None
+    grant_type: Annotated[Literal["password", "refresh_token"], WrapValidator(_supported)] = "password"
+    username: Line = omittable(max_length=320, examples=["ada@example.com"], description="The email, for `password`")
+    password: GivenPassword = omittable(description="For `password`")
+    refresh_token: Line = omittable(max_length=1024, description="For `refresh_token`")
 
 
 class RefreshForm(_Grant):
     """The refresh of an access token (RFC 6749 section 6)."""
 
-    grant_type: Literal["refresh_token"]
-    refresh_token: Annotated[Line, Field(min_length=1, max_length=1024)]
+    grant_type: Annotated[Literal["refresh_token"], WrapValidator(_supported)]
+    refresh_token: Line = Field(max_length=1024)
+
+
+class RevocationForm(BaseModel):
+    """The revocation of a token (RFC 7009 section 2.1)."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    token: Line = Field(max_length=4096, description="A refresh token, or an access token")
+    token_type_hint: Line = omittable(max_length=1024, description="Not needed: tokens of all types are known")
 
 
 class Token(BaseModel):
@@ -139,7 +158,19 @@ _CALLER = (
 )
 
 
-async def login(context: Context, form: LoginForm) -> Token:
+async def grant(context: Context, form: LoginForm) -> Token:
+    """Tokens for either grant: both are asked for at one token endpoint, which is all that many clients know."""
+    match form:
+        case LoginForm(grant_type="refresh_token", refresh_token=str(token)):
+            return await refresh(context, token)
+        case LoginForm(grant_type="password", username=str(username), password=SecretStr() as password):
+            return await login(context, username, password)
+    needed = ("refresh_token",) if form.grant_type == "refresh_token" else ("username", "password")
+    missing = [name for name in needed if getattr(form, name) is None]
+    raise Invalid(*({"loc": ["body", name], "msg": "Field required", "type": "missing"} for name in missing))
+
+
+async def login(context: Context, username: str, password: SecretStr) -> Token:
     """Tokens of a new session for the user of this address and password.
 
     Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); that a
@@ -147,14 +178,14 @@ async def login(context: Context, form: LoginForm) -> Token:
     yet to verify the address is answered like all others: else signing up and logging in would tell what is known.
     """
     try:
-        email = fields.canonical_email(form.username)
+        email = fields.canonical_email(username)
     except ValueError:  # no address at all, and so nobody's
-        email = form.username
+        email = username
     attempt = context.attempt("login", email)
     await attempt.count(context.db)
     user = await context.db.read(users.find_by_email, email)
     user_id = user.id if user else None
-    verdict = await context.verify(attempt, form.password, user.hashed_password if user else None)
+    verdict = await context.verify(attempt, password, user.hashed_password if user else None)
     verified = not context.settings.email_verification_required or bool(user and user.email_verified_at)
     try:
         if user is None or not verdict.right or not verified:
@@ -189,9 +220,9 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
     return login
 
 
-async def refresh(context: Context, form: RefreshForm) -> Token:
+async def refresh(context: Context, token: str) -> Token:
     """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
-    said = unseal(form.refresh_token, "refresh", key=context.settings.key)
+    said = unseal(token, "refresh", key=context.settings.key)
     if said is None:
         raise InvalidGrant
     session_id, generation = said.split()
@@ -230,6 +261,21 @@ def _rotate(
         return login, None
     session.delete(login)
     return None, login
+
+
+async def revoke(context: Context, token: str) -> None:
+    """End the session of a refresh token or an access token (RFC 7009). Nothing happens if it is no good token."""
+    settings = context.settings
+    if said := unseal(token, "refresh", key=settings.key):
+        session_id = uuid.UUID(said.split()[0])
+    else:
+        try:
+            session_id = decode_token(token, "access", key=settings.key, algorithm=settings.algorithm).sid
+        except InvalidToken:
+            return
+    end = delete(LoginSession).where(col(LoginSession.id) == session_id).returning(col(LoginSession.user_id))
+    if user_id := await context.db.write(lambda session: session.scalars(end).first()):
+        event("token_revoked", user_id, session_id=session_id)
 
 
 def _tokens(settings: Settings, login: LoginSession) -> Token:

@@ -8,13 +8,11 @@ class AppError(Exception):
     """An answer other than the one asked for. Subclasses fill in the class attributes.
 
     `code` is part of the contract: clients branch on it, so it outlives renamed classes and reworded details.
-    `oauth` is what RFC 6749 section 5.2 calls the same, where a token endpoint answers it.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal Server Error"
     code: ClassVar[str] = "internal_error"
-    oauth: ClassVar[str | None] = None
     detail: str = "An unexpected error occurred"
     headers: Mapping[str, str] = {}
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app import logs, prestart
-from app.api import docs, errors, health, openapi, routing, v1
+from app.api import docs, errors, health, oauth, openapi, routing, v1
 from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORSMiddleware, RequestMiddleware
 from app.config import Settings, get_settings
 from app.db import Database
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMiddleware)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(oauth.router)
     app.include_router(v1.router, prefix=settings.api_v1_prefix)
     docs.install(app)
     openapi.install(app, prefix=settings.api_v1_prefix)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app import errors
 from app.conditions import NotModified
@@ -19,6 +20,20 @@ from app.logs import request_id
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+TOKEN_ENDPOINTS = ("/auth/login", "/auth/refresh", "/auth/revoke")
+"""How the paths end whose errors are those of OAuth 2, too: a client may take what has no `error` for a token."""
+
+# By code, else by status; all others are invalid_request. What RFC 6749 section 5.2 has no name for has it in 4.1.2.1.
+_OAUTH = {
+    "incorrect_login": "invalid_grant",
+    "inactive_user": "invalid_grant",
+    "invalid_grant": "invalid_grant",
+    "unsupported_grant_type": "unsupported_grant_type",
+    429: "temporarily_unavailable",
+    500: "server_error",
+    503: "temporarily_unavailable",
+}
 
 
 class FieldError(BaseModel):
@@ -36,9 +51,8 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, for people")
     code: str = Field(description="What happened, for programs: stable")
     instance: str = Field(description="The id of the request, as in `X-Request-ID` and in the logs")
-    error: str | None = Field(
-        default=None, description="What RFC 6749 section 5.2 calls it, where it has a name for it"
-    )
+    error: str | None = Field(default=None, description="What OAuth 2 calls it (RFC 6749): at token endpoints only")
+    error_description: str | None = Field(default=None, description="The same as `detail`: at token endpoints only")
     errors: list[FieldError] | None = Field(default=None, description="Which fields are wrong, with status 422")
 
 
@@ -52,19 +66,33 @@ def problem(
         "detail": error.detail,
         "code": error.code,
         "instance": instance,
-        "error": error.oauth,
         "errors": fields,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def with_oauth(problem: dict[str, Any]) -> dict[str, Any]:
+    """The same problem as a token endpoint tells it (RFC 6749 section 5.2)."""
+    error = _OAUTH.get(problem["code"]) or _OAUTH.get(problem["status"], "invalid_request")
+    return {**problem, "error": error, "error_description": problem["detail"]}
 
 
 class ProblemResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, error: AppError, headers: Mapping[str, str] | None = None) -> None:
-        body = problem(error, request_id.get() or "", getattr(error, "errors", None))
+        self._problem = problem(error, request_id.get() or "", getattr(error, "errors", None))
+        super().__init__(self._problem, error.status, {**error.headers, **(headers or {})})
+
+    def render(self, content: Any) -> bytes:
         # ASCII, because the names of fields are the client's own and may be no valid Unicode.
-        super().__init__(json.dumps(body).encode("ascii"), error.status, {**error.headers, **(headers or {})})
+        return json.dumps(content).encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].rstrip("/").endswith(TOKEN_ENDPOINTS):
+            self.body = self.render(with_oauth(self._problem))
+            self.headers["Content-Length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:

@@ -6,11 +6,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import errors
-from app.api.errors import MEDIA_TYPE, Problem, problems
+from app.api.errors import MEDIA_TYPE, TOKEN_ENDPOINTS, Problem, problems, with_oauth
 from app.auth import InactiveUser
 
 _ALWAYS = (errors.AppError, errors.Unavailable)
-_WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType)
+_WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType, errors.Invalid)
 _WITH_TOKEN = (errors.Unauthorized, errors.InvalidToken, InactiveUser)
 
 
@@ -34,11 +34,17 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
         tags=app.openapi_tags,
     )
     components = document["components"]
-    for path in document["paths"].values():
-        for method, operation in path.items():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
             _add_parameters(operation)
             _add_problems(operation)
+            if path.endswith(TOKEN_ENDPOINTS):
+                _add_oauth(operation)
             _add_headers(method, operation)
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                if name := content["schema"].get("title"):  # of a form: FastAPI's own have their name already
+                    components["schemas"][name] = content["schema"]
+                    content["schema"] = {"$ref": f"#/components/schemas/{name}"}
             for parameter in operation.get("parameters", ()):
                 _drop_null(parameter["schema"])
     for name in ("HTTPValidationError", "ValidationError"):
@@ -99,6 +105,12 @@ def _add_problems(operation: dict[str, Any]) -> None:
         for media_type, content in response["content"].items():
             known["content"][media_type]["examples"] |= content["examples"]
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _add_oauth(operation: dict[str, Any]) -> None:
+    for response in operation["responses"].values():
+        for example in _examples(response).values():
+            example["value"] = with_oauth(example["value"])
 
 
 HEADERS = {

@@ -3,14 +3,25 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Form, status
+from fastapi import APIRouter, status
 
 from app import accounts, auth
 from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordReset
 from app.api.calls import Message
 from app.api.deps import Me, RequestContext
 from app.api.errors import problems
-from app.auth import InactiveUser, IncorrectLogin, InvalidGrant, LoginForm, RefreshForm, SessionPublic, Token
+from app.api.oauth import form, form_body
+from app.auth import (
+    InactiveUser,
+    IncorrectLogin,
+    InvalidGrant,
+    LoginForm,
+    RefreshForm,
+    RevocationForm,
+    SessionPublic,
+    Token,
+    UnsupportedGrantType,
+)
 from app.errors import NotFound
 from app.fields import Id
 from app.logs import event
@@ -20,16 +31,30 @@ from app.users import EmailTaken
 router = APIRouter()
 
 
-@router.post("/login", responses=problems(IncorrectLogin, InactiveUser, TooManyRequests))
-async def login(context: RequestContext, form: Annotated[LoginForm, Form()]) -> Token:
-    """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session."""
-    return await auth.login(context, form)
+@router.post(
+    "/login",
+    responses=problems(IncorrectLogin, InactiveUser, InvalidGrant, UnsupportedGrantType, TooManyRequests),
+    openapi_extra=form_body(LoginForm),
+)
+async def login(context: RequestContext, given: Annotated[LoginForm, form(LoginForm)]) -> Token:
+    """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session.
+
+    It is the token endpoint of OAuth2, and takes the refresh grant, too.
+    """
+    return await auth.grant(context, given)
 
 
-@router.post("/refresh", responses=problems(InvalidGrant))
-async def refresh_token(context: RequestContext, form: Annotated[RefreshForm, Form()]) -> Token:
+@router.post("/refresh", responses=problems(InvalidGrant, UnsupportedGrantType), openapi_extra=form_body(RefreshForm))
+async def refresh_token(context: RequestContext, given: Annotated[RefreshForm, form(RefreshForm)]) -> Token:
     """Exchange a refresh token for new tokens (OAuth2 refresh grant): it is good once, and the new one after it."""
-    return await auth.refresh(context, form)
+    return await auth.refresh(context, given.refresh_token)
+
+
+@router.post("/revoke", openapi_extra=form_body(RevocationForm))
+async def revoke_token(context: RequestContext, given: Annotated[RevocationForm, form(RevocationForm)]) -> Message:
+    """End the session of a refresh token or an access token (RFC 7009). Whether there was one is not told."""
+    await auth.revoke(context, given.token)
+    return Message(message="This token is not good, or not any more")
 
 
 @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
