@@ -69,7 +69,7 @@ def raised(error: Exception) -> Exception:
         ("PATCH", f"/api/v1/users/{ID}", 422, "/api/v1/users/{user_id}"),
         ("PUT", f"/api/v1/users/{ID}", 405, "/api/v1/users/{user_id}"),
         ("GET", "/api/v1/items?limit=1&FAKE=1", 422, "/api/v1/items/"),
-        ("POST", "/api/v1/auth/login", 422, "/api/v1/auth/login"),
+        ("POST", "/api/v1/auth/login", 415, "/api/v1/auth/login"),
         ("GET", "/api/v1/users/me", 200, "/api/v1/users/me"),
         ("GET", "/health", 200, "/health"),
         ("GET", f"/{ID}", 404, "-"),

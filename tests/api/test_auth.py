@@ -78,6 +78,7 @@ def test_unknown_addresses_and_wrong_passwords_are_answered_alike(client: httpx2
         "code": "incorrect_login",
         "instance": "same",
         "error": "invalid_grant",
+        "error_description": "Incorrect email or password",
     }
 
 
@@ -113,7 +114,7 @@ def test_a_login_that_cannot_be_right_costs_no_verification(
         ("x" * 321, PASSWORD, "username"),
         (ada.email, f"{PASSWORD}\0", "password"),
         (ada.email, "x" * 129, "password"),
-        (ada.email, "x" * 1_000_000, "password"),
+        (ada.email, "x" * 60_000, "password"),
     ):
         answer = log_in(client, username, password)
         assert answer.status_code == 422
@@ -158,10 +159,9 @@ def test_the_form_of_any_oauth2_client_is_taken(client: httpx2.Client, ada: User
 
 
 def test_another_grant_type_is_refused(client: httpx2.Client, ada: User) -> None:
-    for grant_type in ("client_credentials", "refresh_token", "PASSWORD"):
+    for grant_type in ("client_credentials", "REFRESH_TOKEN", "PASSWORD", "\0"):
         answer = log_in(client, ada.email, grant_type=grant_type)
-        assert outcome(answer) == (422, "validation_error")
-        assert [error["loc"] for error in answer.json()["errors"]] == [["body", "grant_type"]]
+        assert outcome(answer) == (400, "unsupported_grant_type")
         assert grant_type not in answer.text
 
 
@@ -169,10 +169,10 @@ def test_a_login_that_is_no_form_is_refused(client: httpx2.Client, ada: User) ->
     good = {"username": ada.email, "password": PASSWORD}
     as_json = client.post(LOGIN, json=good)
     as_text = client.post(LOGIN, content=str(httpx2.QueryParams(good)), headers={"Content-Type": "text/plain"})
+    as_file = client.post(LOGIN, data=good, files={"file": b""})
     as_query = client.post(LOGIN, params=good)
-    nothing = client.post(LOGIN)
-    for answer in (as_json, as_text, as_query, nothing):
-        assert answer.status_code in (415, 422)
+    for answer in (as_json, as_text, as_file, as_query, client.post(LOGIN)):
+        assert outcome(answer) == (415, "unsupported_media_type")
         assert PASSWORD not in answer.text
 
 
