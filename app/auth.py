@@ -67,7 +67,7 @@ class _Grant(BaseModel):
 class LoginForm(_Grant):
     """The password grant (RFC 6749 section 4.3.2), or the refresh of an access token (section 6)."""
 
-    grant_type: Annotated[Literal["password", "refresh_token"], WrapValidator(_supported)] = "password"
+    grant_type: Annotated[Literal["password", "refresh_token"], WrapValidator(_supported)] = omittable()
     username: Line = omittable(max_length=320, examples=["ada@example.com"], description="The email, for `password`")
     password: GivenPassword = omittable(description="For `password`")
     refresh_token: Line = omittable(max_length=1024, description="For `refresh_token`")
@@ -163,7 +163,7 @@ async def grant(context: Context, form: LoginForm) -> Token:
     match form:
         case LoginForm(grant_type="refresh_token", refresh_token=str(token)):
             return await refresh(context, token)
-        case LoginForm(grant_type="password", username=str(username), password=SecretStr() as password):
+        case LoginForm(grant_type="password" | None, username=str(username), password=SecretStr() as password):
             return await login(context, username, password)
     needed = ("refresh_token",) if form.grant_type == "refresh_token" else ("username", "password")
     missing = [name for name in needed if getattr(form, name) is None]

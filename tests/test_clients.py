@@ -1,4 +1,4 @@
-"""Clients made from the OpenAPI document by other people's generators do the whole job against a live server."""
+"""Clients by others, made from the OpenAPI document or for OAuth 2, do the whole job against a live server."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import skip
-from tests.service import ROOT, run, serving
+from tests.service import ROOT, Service, run, serving
 
 CLIENTS = ROOT / "tests" / "clients"
 DOCUMENT = ROOT / "app" / "openapi.json"
@@ -58,6 +58,13 @@ def test_the_document_is_clean(node: Callable[..., str]) -> None:
 def test_a_typescript_client_does_the_job(compiled: Callable[..., str], migrated_url: str, tmp_path: Path) -> None:
     with serving(migrated_url, tmp_path / "log") as (url, _):
         assert compiled(url) == "done\n"
+
+
+@pytest.mark.timeout(300)
+def test_oauth_clients_stay_logged_in(node: Callable[..., str], serve: Callable[..., Service]) -> None:
+    service = serve()
+    service.settings.access_token_expire_minutes = 1 / 60  # type: ignore[assignment]  # too short to be set, and to wait
+    assert node("node", "oauth.js", service.url) == "done\n"
 
 
 @pytest.mark.timeout(300)

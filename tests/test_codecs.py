@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import pytest
+
 from app.main import create_app
 from tests.conftest import on_sqlite
 from tests.service import serving, settings

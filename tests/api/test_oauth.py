@@ -16,7 +16,7 @@ import time_machine
 from authlib.integrations.requests_client import OAuth2Session, OAuthError  # type: ignore[import-untyped]
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata  # type: ignore[import-untyped]
 from oauthlib.oauth2 import InvalidGrantError, LegacyApplicationClient  # type: ignore[import-untyped]
-from requests_oauthlib import OAuth2Session as RequestsOAuth2Session
+from requests_oauthlib import OAuth2Session as RequestsOAuth2Session  # type: ignore[import-untyped]
 
 from app import users
 from app.security import Passwords

@@ -16,7 +16,7 @@ assert.equal(signedUp.data?.email, email);
 
 const loggedIn = await anonymous.POST("/api/v1/auth/login", {
   body: { username: email, password },
-  bodySerializer: (form) => new URLSearchParams({ username: form.username, password: form.password }),
+  bodySerializer: (form) => new URLSearchParams(form),
   headers: { "Content-Type": "application/x-www-form-urlencoded" },
 });
 assert(loggedIn.data);
