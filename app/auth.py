@@ -77,7 +77,7 @@ class RefreshForm(_Grant):
     """The refresh of an access token (RFC 6749 section 6)."""
 
     grant_type: Annotated[Literal["refresh_token"], WrapValidator(_supported)]
-    refresh_token: Line = Field(max_length=1024)
+    refresh_token: Line = Field(min_length=1, max_length=1024)
 
 
 class RevocationForm(BaseModel):
@@ -85,7 +85,7 @@ class RevocationForm(BaseModel):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    token: Line = Field(max_length=4096, description="A refresh token, or an access token")
+    token: Line = Field(min_length=1, max_length=4096, description="A refresh token, or an access token")
     token_type_hint: Line = omittable(max_length=1024, description="Not needed: tokens of all types are known")
 
 

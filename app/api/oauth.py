@@ -22,7 +22,7 @@ router = APIRouter(tags=["auth"])
 
 
 def form(model: type[M]) -> Any:
-    """The dependency of a route that takes a form. It is in UTF-8, and no parameter is in it twice (RFC 6749).
+    """The dependency of a route that takes a form. It is in UTF-8, and what the model knows is in it once (RFC 6749).
 
     FastAPI's `Form` also reads multipart, where a client names the codec: punycode takes a minute for 1 MiB.
     """
@@ -38,9 +38,10 @@ def form(model: type[M]) -> Any:
             pairs = parse_qsl(body.decode(), errors="strict", max_num_fields=MOST_FIELDS)
         except (ClientDisconnect, ValueError):
             raise BadRequest("The body is not a form in UTF-8") from None
-        if repeated := [name[:64] for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        times = Counter(name for name, _ in pairs)
+        if repeated := [name for name in model.model_fields if times[name] > 1]:
             msg = "Parameter should be given once"
-            raise Invalid(*({"loc": ["body", name], "msg": msg, "type": "repeated"} for name in repeated[:20]))
+            raise Invalid(*({"loc": ["body", name], "msg": msg, "type": "repeated"} for name in repeated))
         try:
             return model.model_validate(dict(pairs))
         except ValidationError as error:
