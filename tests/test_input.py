@@ -407,8 +407,6 @@ BAD_FORMS = [
     (b"grant_type=refresh_token&username=x&password=hunter2", "refresh_token"),
     (b"username=x&password=hunter2&scope=%00", "scope"),
     (b"username=x&password=hunter2&client_id=%00", "client_id"),
-    (b"username=x&password=hunter2&password=hunter2", "password"),
-    (b"username=x&password=hunter2&%70assword=x", "password"),
     (b"", "username"),
     (b"&=&&;%", "username"),
     (b'{"username": "root@example.com", "password": "hunter2"}', "username"),
@@ -422,7 +420,7 @@ def test_a_login_form_is_checked_like_any_body(anyone: Caller) -> None:
         assert len(answer.content) < 1000
 
 
-def test_what_is_no_form_in_utf_8_is_refused(anyone: Caller) -> None:
+def test_what_is_no_form_in_utf_8_or_says_something_twice_is_refused(anyone: Caller) -> None:
     for content in (
         b"username=hunter2\xff&password=x",
         b"username=root@example.com&password=hunter2\xff",
@@ -433,6 +431,8 @@ def test_what_is_no_form_in_utf_8_is_refused(anyone: Caller) -> None:
         b"username=root@example.com&password=hunter2&%ff=x",
         "username=root@example.com&password=hunter2".encode("utf-16"),
         b"&".join(b"f%d=hunter2" % number for number in range(101)),
+        b"username=x&password=hunter2&password=hunter2",
+        b"username=x&password=hunter2&%70assword=x",
     ):
         answer = anyone.send("POST", "/auth/login", content=content, headers={"Content-Type": FORM})
         anyone.refuses(answer, 400)

@@ -9,7 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from app.errors import BadRequest, ContentTooLarge, Invalid, UnsupportedMediaType
+from app.auth import UnsupportedGrantType
+from app.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,13 +40,14 @@ def form(model: type[M]) -> Any:
         except (ClientDisconnect, ValueError):
             raise BadRequest("The body is not a form in UTF-8") from None
         times = Counter(name for name, _ in pairs)
-        if repeated := [name for name in model.model_fields if times[name] > 1]:
-            msg = "Parameter should be given once"
-            raise Invalid(*({"loc": ["body", name], "msg": msg, "type": "repeated"} for name in repeated))
+        if any(times[name] > 1 for name in model.model_fields):
+            raise BadRequest("A parameter is given more than once")
         try:
             return model.model_validate(dict(pairs))
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
+            if any(each["type"] == "literal_error" for each in found):  # of `grant_type`, the only one
+                raise UnsupportedGrantType from None
             raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
 
     return Depends(read)
@@ -56,25 +58,16 @@ def form_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM: {"schema": model.model_json_schema()}}}}
 
 
-class ServerMetadata(BaseModel):
-    """What clients look for (RFC 8414 section 2). There are no secrets of clients, and so no way to prove one."""
-
-    issuer: str
-    token_endpoint: str
-    revocation_endpoint: str
-    grant_types_supported: list[str] = ["password", "refresh_token"]
-    # Required, and not to be empty, also where there is no authorization endpoint.
-    response_types_supported: list[str] = ["none"]
-    token_endpoint_auth_methods_supported: list[str] = ["none"]
-    revocation_endpoint_auth_methods_supported: list[str] = ["none"]
-
-
 @router.get("/.well-known/oauth-authorization-server")
-async def read_server_metadata(request: Request) -> ServerMetadata:
+async def read_server_metadata(request: Request) -> dict[str, str | list[str]]:
     """Tell OAuth 2 clients where to ask for tokens and revoke them (RFC 8414)."""
-    # The host is the one that the client names, who alone is told it: no cache may keep the answer for others.
-    return ServerMetadata(
-        issuer=str(request.base_url).rstrip("/"),
-        token_endpoint=str(request.url_for("login")),
-        revocation_endpoint=str(request.url_for("revoke_token")),
-    )
+    return {
+        # The host is the one that the client names, who alone is told it: no cache may keep the answer for others.
+        "issuer": str(request.base_url).rstrip("/"),
+        "token_endpoint": str(request.url_for("login")),
+        "revocation_endpoint": str(request.url_for("revoke_token")),
+        "grant_types_supported": ["password", "refresh_token"],
+        "response_types_supported": ["none"],  # must not be empty, even without an authorization endpoint
+        "token_endpoint_auth_methods_supported": ["none"],  # clients have no secrets
+        "revocation_endpoint_auth_methods_supported": ["none"],
+    }

@@ -258,7 +258,7 @@ def test_a_forgotten_password_is_replaced_and_every_session_ends(
     tokens = log_in(client, ada.email).json()
     done = reset(client, TO_RESET.token(client, mailbox, ada.email))
     assert (done.status_code, done.content) == (204, b"")
-    assert outcome(refresh(client, tokens["refresh_token"])) == (401, "invalid_grant")
+    assert outcome(refresh(client, tokens["refresh_token"])) == (400, "invalid_grant")
     assert outcome(of_token(client, tokens["access_token"])) == (401, "invalid_token")
     assert outcome(client_of(ada).get(ME)) == (401, "invalid_token")
     assert outcome(log_in(client, ada.email)) == INCORRECT_LOGIN
@@ -360,7 +360,7 @@ def test_a_link_is_good_for_one_purpose_only(client: httpx2.Client, ada: User, m
     own = link.token(client, mailbox, ada.email)
     for token in foreign:
         assert outcome(link.use(client, token)) == INVALID_LINK
-    assert outcome(refresh(client, own)) == (401, "invalid_grant")
+    assert outcome(refresh(client, own)) == (400, "invalid_grant")
     assert outcome(of_token(client, own)) == (401, "invalid_token")
     assert link.use(client, own).status_code == 204
 

@@ -94,6 +94,8 @@ def test_after_ten_wrong_passwords_not_even_the_right_one_is_looked_at(
             "detail": "Too many attempts: try again later",
             "code": "too_many_requests",
             "instance": refused.headers["X-Request-ID"],
+            "error": "temporarily_unavailable",
+            "error_description": "Too many attempts: try again later",
         }
         assert (refused.status_code, refused.headers["content-type"]) == (429, "application/problem+json")
         assert told(refused) == limit("account-and-address", 10, MINUTES_5, MINUTES_5)

@@ -11,17 +11,7 @@ from app.api.calls import Message
 from app.api.deps import Me, RequestContext
 from app.api.errors import problems
 from app.api.oauth import form, form_body
-from app.auth import (
-    InactiveUser,
-    IncorrectLogin,
-    InvalidGrant,
-    LoginForm,
-    RefreshForm,
-    RevocationForm,
-    SessionPublic,
-    Token,
-    UnsupportedGrantType,
-)
+from app.auth import LoginForm, RefreshForm, RevocationForm, SessionPublic, Token
 from app.errors import NotFound
 from app.fields import Id
 from app.logs import event
@@ -31,11 +21,11 @@ from app.users import EmailTaken
 router = APIRouter()
 
 
-@router.post(
-    "/login",
-    responses=problems(IncorrectLogin, InactiveUser, InvalidGrant, UnsupportedGrantType, TooManyRequests),
-    openapi_extra=form_body(LoginForm),
-)
+REFUSALS = (auth.InvalidGrant, auth.UnsupportedGrantType)
+LOGIN_REFUSALS = (auth.IncorrectLogin, auth.InactiveUser, *REFUSALS, TooManyRequests)
+
+
+@router.post("/login", responses=problems(*LOGIN_REFUSALS), openapi_extra=form_body(LoginForm))
 async def login(context: RequestContext, given: Annotated[LoginForm, form(LoginForm)]) -> Token:
     """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session.
 
@@ -44,7 +34,7 @@ async def login(context: RequestContext, given: Annotated[LoginForm, form(LoginF
     return await auth.grant(context, given)
 
 
-@router.post("/refresh", responses=problems(InvalidGrant, UnsupportedGrantType), openapi_extra=form_body(RefreshForm))
+@router.post("/refresh", responses=problems(*REFUSALS), openapi_extra=form_body(RefreshForm))
 async def refresh_token(context: RequestContext, given: Annotated[RefreshForm, form(RefreshForm)]) -> Token:
     """Exchange a refresh token for new tokens (OAuth2 refresh grant): it is good once, and the new one after it."""
     return await auth.refresh(context, given.refresh_token)
