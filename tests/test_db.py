@@ -72,7 +72,7 @@ def titles(url: str) -> list[str]:
 def assert_unavailable(answer: httpx2.Response, detail: str = "The service is temporarily unavailable") -> None:
     assert answer.status_code == 503
     assert (answer.headers["Content-Type"], answer.headers["Retry-After"]) == ("application/problem+json", "2")
-    assert answer.json() == {
+    problem = {
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
@@ -80,6 +80,8 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
         "code": "unavailable",
         "instance": answer.headers["X-Request-ID"],
     }
+    oauth = {"error": "temporarily_unavailable", "error_description": detail}
+    assert answer.json() == (problem | oauth if answer.request.url.path.endswith("/auth/login") else problem)
 
 
 def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
