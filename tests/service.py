@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session
 
+from app.api.server import Protocol
 from app.config import Settings
 from app.db import Database
 from app.main import create_app
@@ -33,9 +34,12 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def settings(**values: Any) -> Settings:
-    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself."""
+    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself.
+
+    Tests are the proxy in front of the service: they may name the client's address.
+    """
     known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "mail_sender_enabled": False}
-    return Settings(**{"_env_file": None} | known | values)
+    return Settings(**{"_env_file": None, "forwarded_allow_ips": ["127.0.0.1"]} | known | values)
 
 
 class Service:
@@ -45,7 +49,8 @@ class Service:
         self.settings = settings
         self.app = app or create_app(settings)
         self.url = f"http://127.0.0.1:{free_port()}"
-        config = uvicorn.Config(self.app, port=int(self.url.rpartition(":")[2]), log_config=None, ws="none")
+        port = int(self.url.rpartition(":")[2])
+        config = uvicorn.Config(self.app, http=Protocol, port=port, proxy_headers=False, log_config=None, ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

@@ -44,11 +44,15 @@ def call(
     chunks = list(body)
     whole = {
         "type": "http",
+        "http_version": "1.1",
         "method": "GET",
         "path": "/health",
         "query_string": b"",
         "scheme": "http",
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in ({"Host": "localhost"} | (headers or {})).items()
+        ],
         **scope,
     }
 
