@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef" * 4
+UVICORN = ("-m", "uvicorn", "app.main:app")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For `verify`, shared: to make one for each client takes most of its time."""
 
@@ -155,11 +156,20 @@ class Process:
             self.wait()
 
 
-@contextmanager
-def serving(database_url: str, output: Path, *options: str, **values: str) -> Iterator[tuple[str, Process]]:
+def serving(
+    database_url: str, output: Path, *options: str, **values: str
+) -> AbstractContextManager[tuple[str, Process]]:
     """`uvicorn app.main:app` as a real process: its URL, and the process."""
+    return started(UVICORN, database_url, output, *options, **values)
+
+
+@contextmanager
+def started(
+    start: Sequence[str], database_url: str, output: Path, *options: str, **values: str
+) -> Iterator[tuple[str, Process]]:
+    """The same, by the arguments that Python is started with."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), *options]
+    command = [sys.executable, *start, "--port", str(port), *options]
     process = Process(command, environment(database_url, **values), output)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -60,6 +60,20 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("DEBUG", "true", PRODUCTION),
     ("DEBUG", "hunter2", {}),
     ("ENVIRONMENT", "hunter2", {"SECRET_KEY": KEY}),
+    *(
+        ("FORWARDED_ALLOW_IPS", value, {})
+        for value in (
+            "*",
+            "0.0.0.0/0",
+            "::/0",
+            "10.0.0.1/8",
+            "hunter2",
+            "10.0.0.1,hunter2",
+            '["*"]',
+            "127.0.0.1:80",
+            "[1]",
+        )
+    ),
     ("BACKEND_CORS_ORIGINS", "*", {}),
     ("BACKEND_CORS_ORIGINS", "*", PRODUCTION),
     ("BACKEND_CORS_ORIGINS", '["https://a.example", "*"]', PRODUCTION),
