@@ -6,6 +6,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     refresh_grace_seconds: int = Field(default=30, ge=0, le=300)
     throttling_enabled: bool = True
     backend_cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000"]
+    forwarded_allow_ips: Annotated[list[str], NoDecode] = []
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     signup_open: bool = Field(default_factory=_in_development)
     directory_open: bool = Field(default_factory=_in_development)
@@ -104,7 +106,7 @@ class Settings(BaseSettings):
             raise ValueError("is a placeholder: make your own, as with `openssl rand -hex 32`")
         return value
 
-    @field_validator("backend_cors_origins", mode="before")
+    @field_validator("backend_cors_origins", "forwarded_allow_ips", mode="before")
     @classmethod
     def _json_or_commas(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -114,7 +116,7 @@ class Settings(BaseSettings):
                 return json.loads(value)
             except ValueError:
                 raise ValueError("is neither a JSON array nor a comma-separated list") from None
-        return [origin.strip() for origin in value.split(",") if origin.strip()]
+        return [each.strip() for each in value.split(",") if each.strip()]
 
     @field_validator("backend_cors_origins")
     @classmethod
@@ -126,6 +128,18 @@ class Settings(BaseSettings):
             if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
                 raise ValueError("must be origins such as https://app.example.com")
         return origins
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, value: list[str]) -> list[str]:
+        for each in value:
+            try:
+                named = each == "unix" or ip_network(each).prefixlen
+            except ValueError:
+                named = False
+            if not named:  # everybody, also as `*` or a network of length 0, could then claim any address
+                raise ValueError("must be the addresses or networks of proxies, such as 10.0.0.0/8, or `unix`")
+        return value
 
     @field_validator("mail_url")
     @classmethod

@@ -81,6 +81,13 @@ class ContentTooLarge(AppError):
     detail = "The body is larger than this service takes"
 
 
+class UriTooLong(AppError):
+    status = 414
+    title = "URI Too Long"
+    code = "uri_too_long"
+    detail = "The path and the query are longer than this service takes"
+
+
 class UnsupportedMediaType(AppError):
     status = 415
     title = "Unsupported Media Type"
@@ -99,6 +106,13 @@ class Invalid(AppError):
     def __init__(self, *fields: dict[str, Any]) -> None:
         super().__init__()
         self.errors = list(fields)
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    title = "Request Header Fields Too Large"
+    code = "headers_too_large"
+    detail = "The headers are more or larger than this service takes"
 
 
 class Unavailable(AppError):

@@ -7,8 +7,17 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from email_validator import EmailSyntaxError, validate_email
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 from sqlmodel import SQLModel
 
 # NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
@@ -129,6 +138,26 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator
 """A time with its offset (RFC 3339), as UTC."""
 
 
+def _decimal(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"0|-?[1-9][0-9]*", value):
+        raise PydanticKnownError("int_parsing")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_decimal)]
+"""A whole number for queries and paths, in its one spelling: no `1.0`, `+1`, `1_0` or `01`."""
+
+
+def _true_or_false(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise PydanticKnownError("bool_parsing")
+    return value
+
+
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]
+"""`true` or `false` for queries: no `yes`, `on` or `1`."""
+
+
 def omittable(**constraints: Any) -> Any:
     """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
     return Field(default_factory=lambda: None, **constraints)
@@ -138,6 +167,9 @@ class Input(SQLModel):
     """What a client may send: these fields and no others."""
 
     model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel narrows it, and drops class keywords
+
+    # SQLModel's own is called with the fields as keywords: one named `cls` or `__pydantic_self__` would be a TypeError.
+    __init__ = BaseModel.__init__
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,13 @@ from fastapi.routing import APIRoute
 
 from app import logs, prestart
 from app.api import docs, errors, health, oauth, openapi, routing, v1
-from app.api.middleware import BodyLimitMiddleware, ErrorMiddleware, ProblemCORSMiddleware, RequestMiddleware
+from app.api.middleware import (
+    BodyLimitMiddleware,
+    ErrorMiddleware,
+    ProblemCORSMiddleware,
+    ProxyMiddleware,
+    RequestMiddleware,
+)
 from app.config import Settings, get_settings
 from app.db import Database
 from app.security import Passwords
@@ -57,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         expose_headers=[*openapi.HEADERS, "X-Request-ID"],
     )
     app.add_middleware(RequestMiddleware)
+    app.add_middleware(ProxyMiddleware, trusted_hosts=settings.forwarded_allow_ips)
     errors.install(app)
     app.include_router(health.router)
     app.include_router(oauth.router)

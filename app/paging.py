@@ -12,7 +12,7 @@ from sqlmodel import Session, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.db import Record
-from app.fields import Instant
+from app.fields import Flag, Instant, Integer
 
 Row = TypeVar("Row", bound=Record)
 Position = tuple[Any, uuid.UUID]
@@ -24,9 +24,9 @@ class Page(BaseModel, extra="forbid"):
 
     sort: str
     cursor: Annotated[str, Field(max_length=2048, description="As in the `next` link of the page before")] | None = None
-    skip: Annotated[int, Field(ge=0, le=1_000_000, description="How many rows to leave out; a cursor is faster")] = 0
-    limit: Annotated[int, Field(ge=1, le=100, description="How many rows to answer at most")] = 100
-    count: Annotated[bool, Field(description="Whether to tell the number of all rows in `X-Total-Count`")] = False
+    skip: Annotated[Integer, Field(ge=0, le=1_000_000, description="Rows to leave out; a cursor is faster")] = 0
+    limit: Annotated[Integer, Field(ge=1, le=100, description="How many rows to answer at most")] = 100
+    count: Annotated[Flag, Field(description="Whether to tell the number of all rows in `X-Total-Count`")] = False
     created_after: Annotated[Instant, Field(description="Only what was created later")] | None = None
     created_before: Annotated[Instant, Field(description="Only what was created earlier")] | None = None
 

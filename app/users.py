@@ -11,7 +11,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from app import emails, paging
 from app.db import CONSTRAINTS, Record, insert, now
 from app.errors import BadRequest, Conflict, Forbidden, NotFound
-from app.fields import Email, GivenPassword, Input, Line, Password, omittable
+from app.fields import Email, Flag, GivenPassword, Input, Line, Password, omittable
 from app.paging import Page, Position, Slice
 
 
@@ -63,7 +63,7 @@ class UserUpdate(Input):
 
 class UserPage(Page):
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "email", "-email"] = "created_at"
-    is_active: Annotated[bool, Field(description="Only active users, or only inactive ones")] | None = None
+    is_active: Annotated[Flag, Field(description="Only active users, or only inactive ones")] | None = None
     email: Annotated[Email, Field(description="Only the user of this address")] | None = None
 
 

@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 scripts/install.sh requirements.lock
 scripts/prestart.sh
 
-export FORWARDED_ALLOW_IPS=${FORWARDED_ALLOW_IPS-} # trust no proxy unless told: it could forge any client's address
 host=${HOST:-127.0.0.1}
 port=${PORT:-8000}
 echo "Try it out: http://$host:$port/docs"
-exec .venv/bin/python -m uvicorn app.main:app --host "$host" --port "$port" --no-server-header "$@"
+exec .venv/bin/python -m uvicorn app.main:app --http app.api.server:Protocol --no-proxy-headers --no-server-header \
+    --host "$host" --port "$port" "$@"

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session
 
+from app.api.server import Protocol
 from app.config import Settings
 from app.db import Database
 from app.main import create_app
@@ -28,14 +29,18 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef" * 4
+UVICORN = ("-m", "uvicorn", "app.main:app")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For `verify`, shared: to make one for each client takes most of its time."""
 
 
 def settings(**values: Any) -> Settings:
-    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself."""
+    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself.
+
+    Tests are the proxy in front of the service: they may name the client's address.
+    """
     known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "mail_sender_enabled": False}
-    return Settings(**{"_env_file": None} | known | values)
+    return Settings(**{"_env_file": None, "forwarded_allow_ips": ["127.0.0.1"]} | known | values)
 
 
 class Service:
@@ -45,7 +50,8 @@ class Service:
         self.settings = settings
         self.app = app or create_app(settings)
         self.url = f"http://127.0.0.1:{free_port()}"
-        config = uvicorn.Config(self.app, port=int(self.url.rpartition(":")[2]), log_config=None, ws="none")
+        port = int(self.url.rpartition(":")[2])
+        config = uvicorn.Config(self.app, http=Protocol, port=port, proxy_headers=False, log_config=None, ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -150,11 +156,20 @@ class Process:
             self.wait()
 
 
-@contextmanager
-def serving(database_url: str, output: Path, *options: str, **values: str) -> Iterator[tuple[str, Process]]:
+def serving(
+    database_url: str, output: Path, *options: str, **values: str
+) -> AbstractContextManager[tuple[str, Process]]:
     """`uvicorn app.main:app` as a real process: its URL, and the process."""
+    return started(UVICORN, database_url, output, *options, **values)
+
+
+@contextmanager
+def started(
+    start: Sequence[str], database_url: str, output: Path, *options: str, **values: str
+) -> Iterator[tuple[str, Process]]:
+    """The same, by the arguments that Python is started with."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), *options]
+    command = [sys.executable, *start, "--port", str(port), *options]
     process = Process(command, environment(database_url, **values), output)
     url = f"http://127.0.0.1:{port}"
     try:

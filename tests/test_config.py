@@ -39,7 +39,11 @@ def test_the_example_has_every_setting_with_its_default(read: Read, tmp_path: Pa
     values = {block[1].lower(): block[2] for block in blocks if block}
     assert len(values) == len(blocks)
     assert list(values) == list(Settings.model_fields)
-    assert [name for name, value in values.items() if not value] == ["secret_key", "first_superuser_password"]
+    assert [name for name, value in values.items() if not value] == [
+        "secret_key",
+        "forwarded_allow_ips",
+        "first_superuser_password",
+    ]
 
     defaults = read()
     (tmp_path / ".env").write_text(example)
@@ -60,6 +64,20 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("DEBUG", "true", PRODUCTION),
     ("DEBUG", "hunter2", {}),
     ("ENVIRONMENT", "hunter2", {"SECRET_KEY": KEY}),
+    *(
+        ("FORWARDED_ALLOW_IPS", value, {})
+        for value in (
+            "*",
+            "0.0.0.0/0",
+            "::/0",
+            "10.0.0.1/8",
+            "hunter2",
+            "10.0.0.1,hunter2",
+            '["*"]',
+            "127.0.0.1:80",
+            "[1]",
+        )
+    ),
     ("BACKEND_CORS_ORIGINS", "*", {}),
     ("BACKEND_CORS_ORIGINS", "*", PRODUCTION),
     ("BACKEND_CORS_ORIGINS", '["https://a.example", "*"]', PRODUCTION),

@@ -284,7 +284,11 @@ def test_every_error_has_a_code_of_its_own_and_the_title_of_its_status() -> None
     kinds: list[type[AppError]] = [AppError, *subclasses(AppError)]
     codes = [kind.code for kind in kinds]
     assert sorted(codes) == sorted(set(codes))
-    renamed = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; older Pythons have the old names
+    renamed = {
+        413: "Content Too Large",
+        414: "URI Too Long",
+        422: "Unprocessable Content",
+    }  # RFC 9110; older Pythons have the old names
     for kind in kinds:
         assert re.fullmatch("[a-z]+(_[a-z]+)*", kind.code)
         assert kind.title == renamed.get(kind.status, HTTPStatus(kind.status).phrase)

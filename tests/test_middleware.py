@@ -4,6 +4,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import httpx2
 import pytest
@@ -37,18 +38,22 @@ def paths_of(app: FastAPI) -> dict[str, set[str]]:
 
 
 def call(
-    app: FastAPI, *, headers: dict[str, str] | None = None, body: tuple[bytes, ...] = (b"",), **scope: str
+    app: FastAPI, *, headers: dict[str, str] | None = None, body: tuple[bytes, ...] = (b"",), **scope: Any
 ) -> httpx2.Response:
     """One request, straight to the application, as a server behind whatever proxy would pass it on."""
     messages: list[Message] = []
     chunks = list(body)
     whole = {
         "type": "http",
+        "http_version": "1.1",
         "method": "GET",
         "path": "/health",
         "query_string": b"",
         "scheme": "http",
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in ({"Host": "localhost"} | (headers or {})).items()
+        ],
         **scope,
     }
 

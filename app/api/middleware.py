@@ -3,16 +3,20 @@
 import logging
 import re
 import time
+from traceback import walk_tb
+from typing import Any
 
+from fastapi.dependencies.utils import _validate_value_with_model_field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api.errors import ProblemResponse
-from app.errors import AppError, BadRequest, ContentTooLarge
+from app.errors import AppError, BadRequest, ContentTooLarge, HeadersTooLarge, Invalid, UriTooLong
 from app.logs import request_id
 
 access_log = logging.getLogger("app.access")
@@ -29,8 +33,51 @@ _HEADERS = {
 }
 
 
+MOST_TARGET_BYTES = 8000
+"""The path and the query together (RFC 9112 section 3)."""
+
+MOST_HEADERS = 100
+MOST_HEADER_BYTES = 16 * 1024
+
+
+class ProxyMiddleware(ProxyHeadersMiddleware):
+    """uvicorn's own, which believes `X-Forwarded-For` and `-Proto` of the peers that are named here and of no others.
+
+    A server that was started with uvicorn's defaults has believed 127.0.0.1 before: so the connection is asked anew.
+    A peer at a Unix socket has no address, and is called `unix`.
+    """
+
+    _warned = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if transport:
+            connection = transport.get_protocol()
+            if connection is None:  # the peer has gone already
+                return
+            peer = connection.client or ("unix", 0)
+            if scope["client"] != connection.client and peer[0] not in self.trusted_hosts and not self._warned:
+                self._warned = True
+                logger.warning("X-Forwarded-For is not believed: FORWARDED_ALLOW_IPS does not name %s", peer[0])
+            scope["client"], scope["scheme"] = peer, connection.scheme
+        await super().__call__(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> AppError | None:
+    """What is wrong with the head of a request, before anything looks into it."""
+    headers = scope["headers"]
+    if len(scope["path"]) + len(scope["query_string"]) > MOST_TARGET_BYTES:
+        return UriTooLong()
+    if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
+        return HeadersTooLarge()
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):  # RFC 9112 section 3.2
+        return BadRequest("The request should have one Host header")
+    return None
+
+
 class RequestMiddleware:
-    """Gives each request an id, answers HEAD as GET without its body, adds security headers, logs one line."""
+    """Gives each request an id, bounds its head, answers HEAD as GET without its body, adds security headers, logs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,7 +109,9 @@ class RequestMiddleware:
         context = request_id.set(this_id)
         started = time.perf_counter()
         try:
-            await self.app(inner, receive, send_with_headers)
+            refusal = _refusal(scope)
+            app = ProblemResponse(refusal) if refusal else self.app
+            await app(inner, receive, send_with_headers)
         finally:
             # The template, not the path: that would be the client's own words.
             route = inner.get("route_path", "-")
@@ -103,7 +152,16 @@ class ErrorMiddleware:
             if started or scope["type"] != "http":
                 raise
             logger.error("unhandled %s", type(error).__name__, exc_info=error)
-            await ProblemResponse(AppError())(scope, receive, send)
+            await ProblemResponse(_answer_to(error))(scope, receive, send)
+
+
+def _answer_to(error: Exception) -> AppError:
+    """What fails while FastAPI validates a request is that request's fault: a 422, if no ValidationError."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code is _validate_value_with_model_field.__code__:
+            loc = list(frame.f_locals["loc"])
+            return Invalid({"loc": loc, "msg": "Input could not be validated", "type": "not_validated"})
+    return AppError()
 
 
 class BodyLimitMiddleware:

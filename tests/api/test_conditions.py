@@ -92,6 +92,16 @@ def test_if_none_match_refuses_a_change(client_of: Clients, ada: User, item: Ite
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+def test_tags_have_a_bound_over_all_their_lines(client_of: Clients, ada: User, item: Item, name: str) -> None:
+    client, url = client_of(ada), f"/api/v1/items/{item.id}"
+    for lines in (['"' + "x" * 1023 + '"'], ['"0123456789"'] * 74, ["x" * 600, '"1"', "x" * 600]):
+        answer = client.get(url, headers=[(name, line) for line in lines])
+        assert answer.status_code == 422
+        assert [error["loc"] for error in answer.json()["errors"]] == [["header", name.lower()]]
+    assert client.get(url, headers=[(name, '"0123456789"')] * 70).status_code in (200, 412)
+
+
 def test_tags_on_several_lines_are_one_list(client_of: Clients, ada: User, item: Item) -> None:
     headers = [("If-Match", '"7"'), ("If-Match", '"1"')]
     assert client_of(ada).delete(f"/api/v1/items/{item.id}", headers=headers).status_code == 204

@@ -204,10 +204,7 @@ def test_what_is_refused_counts_no_further(
 
 @on_sqlite
 def test_what_a_client_says_of_its_address_is_not_believed(migrated_url: str, tmp_path: Path) -> None:
-    with (
-        serving(migrated_url, tmp_path / "log", "--forwarded-allow-ips", "") as (url, _),
-        client_at(url) as client,
-    ):
+    with serving(migrated_url, tmp_path / "log") as (url, _), client_at(url) as client:
         answers = [forget(client, **{"X-Forwarded-For": f"192.0.2.{number}"}) for number in range(11)]
         assert answers == [202] * 10 + [429]
 

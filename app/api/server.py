@@ -1,0 +1,74 @@
+"""A connection: what uvicorn takes for a request, within bounds. `uvicorn --http app.api.server:Protocol` uses it."""
+
+from uuid_utils.compat import uuid7
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api.errors import ProblemResponse
+from app.api.middleware import MOST_HEADERS, MOST_TARGET_BYTES, access_log
+from app.errors import AppError, BadRequest, HeadersTooLarge, UriTooLong
+from app.logs import request_id
+
+MOST_UNPARSED_BYTES = 64 * 1024
+"""Of a head, a chunk's size or trailers, which the parser keeps until they are complete."""
+
+MOST_UNREAD_BYTES = 1024 * 1024
+"""Of a body, after the request was answered: to close at once could lose the answer on its way."""
+
+MOST_WAITING = 100
+"""Requests that a client sends before the answer to the first."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which has no bounds of its own, and takes the trailers of a body for headers."""
+
+    url = b""
+    _unparsed = 0
+    _unread = 0
+    _in_body = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unparsed += len(data)
+        if self._in_body and self.cycle and self.cycle.response_complete:
+            self._unread += len(data)
+        super().data_received(data)
+        if self._unread > MOST_UNREAD_BYTES:
+            self.transport.close()
+        elif self._unparsed > MOST_UNPARSED_BYTES and not self.transport.is_closing():
+            self._refuse(UriTooLong() if len(self.url) > MOST_TARGET_BYTES else HeadersTooLarge())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) > MOST_HEADERS:
+            raise HeadersTooLarge  # stops the parser, which then reports what is no request
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._unparsed, self._unread, self._in_body = 0, 0, True
+        self.scope["headers"] = self.headers.copy()  # trailers are appended to the other list
+        if len(self.pipeline) >= MOST_WAITING:
+            raise BadRequest
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unparsed, self._in_body = 0, False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own text
+        too_many = len(self.headers or ()) > MOST_HEADERS
+        self._refuse(HeadersTooLarge() if too_many else BadRequest("The request could not be read"))
+
+    def _refuse(self, error: AppError) -> None:
+        """Answer this, unless it would be taken for the answer to another request, and hang up."""
+        earlier = self.cycle and not self.cycle.response_complete
+        if not self.pipeline and (not earlier or (self._in_body and not self.cycle.response_started)):
+            token = request_id.set(str(uuid7()))
+            response = ProblemResponse(error, {"X-Request-ID": request_id.get() or "", "Connection": "close"})
+            data = {"method": "-", "route": "-", "status": error.status}
+            access_log.info("request", extra={"data": data})
+            request_id.reset(token)
+            head = [STATUS_LINE[error.status], *(b"%s: %s\r\n" % header for header in response.raw_headers)]
+            self.transport.write(b"".join([*head, b"\r\n", response.body]))
+        self.transport.close()
