@@ -9,7 +9,7 @@ from app import errors
 from app.api.errors import MEDIA_TYPE, TOKEN_ENDPOINTS, Problem, problems, with_oauth
 from app.auth import InactiveUser
 
-_ALWAYS = (errors.AppError, errors.Unavailable)
+_ALWAYS = (errors.UriTooLong, errors.HeadersTooLarge, errors.AppError, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType, errors.Invalid)
 _WITH_TOKEN = (errors.Unauthorized, errors.InvalidToken, InactiveUser)
 

@@ -11,8 +11,8 @@ from app.logs import request_id
 MOST_UNPARSED_BYTES = 64 * 1024
 """Of a head, a chunk's size or trailers, which the parser keeps until they are complete."""
 
-MOST_UNREAD_BYTES = 1024 * 1024
-"""Of a body, after the request was answered: to close at once could lose the answer on its way."""
+MOST_UNREAD_BYTES = 16 * 1024 * 1024
+"""Of a body, after the request was answered: a client that sends all of a body before it reads gets its answer."""
 
 MOST_WAITING = 100
 """Requests that a client sends before the answer to the first."""
