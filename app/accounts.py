@@ -15,15 +15,30 @@ from app.auth import Caller, Context
 from app.config import Settings
 from app.db import now
 from app.emails import Email
-from app.errors import BadRequest, Invalid
+from app.errors import BadRequest, Forbidden, Invalid
 from app.fields import Input, Line, Password
 from app.logs import event
 from app.security import seal, unseal, weakness
 from app.throttle import ADDRESS, MESSAGE, PAIR
-from app.users import Check, EmailTaken, User, UserCreate, UserPublic, UserUpdate, UserUpdateMe
+from app.users import (
+    VOID,
+    Check,
+    EmailKnown,
+    EmailTaken,
+    User,
+    UserAdd,
+    UserCreate,
+    UserPublic,
+    UserUpdate,
+    UserUpdateMe,
+)
 
-LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
-"""Of the links in messages of these kinds."""
+LINKS = {
+    "verify_email": ("verify_email", timedelta(hours=24)),
+    "reset_password": ("reset_password", timedelta(hours=1)),
+    "invitation": ("reset_password", timedelta(days=7)),
+}
+"""What the links in messages of these kinds are for, and for how long."""
 MESSAGES = (PAIR, ADDRESS, MESSAGE)
 """What limits those who have messages sent to others."""
 
@@ -38,6 +53,11 @@ class InvalidLink(BadRequest):
     detail = "The token is not good, or not any more: ask for another message"
 
 
+class OwnAccount(Forbidden):
+    code = "own_account"
+    detail = "Change your own email and password at /users/me, where they are confirmed"
+
+
 class GivenEmail(Input):
     email: fields.Email
 
@@ -50,19 +70,26 @@ class PasswordReset(EmailVerification):
     new_password: Password
 
 
-async def sign_up(context: Context, new: UserCreate, by: Caller | None = None) -> User:
-    """A new user, who is sent a message to verify the address with. A known address raises EmailTaken.
+async def sign_up(context: Context, new: UserCreate | UserAdd, by: Caller | None = None) -> User:
+    """A new user, who is sent a message to verify the address with. A known address raises EmailKnown.
 
     Where verification is a condition of login, a known address is not told to who signs up, but to its owner.
     """
+    if by is None and isinstance(new, UserAdd):
+        msg, more = "Extra inputs are not permitted", new.model_fields_set - UserCreate.model_fields.keys()
+        extra = [{"loc": ["body", name], "msg": msg, "type": "extra_forbidden"} for name in sorted(more)]
+        raise Invalid(*extra or [{"loc": ["body", "password"], "msg": "Field required", "type": "missing"}])
     discreet = context.settings.email_verification_required and by is None
     if by is None:
         limits = MESSAGES if discreet else (ADDRESS,)  # it is where it is discreet that it writes to others
         await context.attempt("sign_up", new.email, *limits).count(context.db)
-    hashed = await _hash(context, new.password, "password", new.email, new.full_name)
-    user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
+    hashed = await _hash(context, new.password, "password", new.email, new.full_name) if new.password else VOID
+    try:
+        user = await context.db.write(users.create_discreetly if discreet else users.create, new, hashed)
+    except EmailTaken as error:
+        raise EmailKnown from error
     if by:
-        event("user_created", by.id, target=user.id)
+        event("user_created", by.id, target=user.id, fields=sorted(new.model_fields_set))
     else:
         event("sign_up", None if discreet else user.id, address=context.address)
     return user
@@ -95,11 +122,12 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
             if check:
                 check(session, user)
 
-        user = change(session, caller.id, values, still, keep=caller.session_id)
+        user = change(session, context.settings, caller.id, values, still, keep=caller.session_id)
         if address != user.email:
             if not context.settings.email_verification_required and users.find_by_email(session, address):
                 raise EmailTaken
-            emails.queue(session, "verify_email", address, user.id, state=_state(user, "verify_email"))
+            user.pending_email = address
+            emails.queue(session, "verify_email", address, user.id)
             emails.queue(session, "email_changing", user.email, user.id, email=address)
         return user
 
@@ -111,19 +139,33 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
     return user
 
 
+async def cancel_email_change(context: Context, caller: Caller) -> None:
+    """Keep the address, and end the links to verify another."""
+    await context.db.write(users.change, caller.id, {"pending_email": None})
+    event("email_change_cancelled", caller.id)
+
+
 async def update(
     context: Context, caller: Caller, user_id: uuid.UUID, changes: UserUpdate, check: Check | None = None
 ) -> None:
-    """Change any user, as a superuser: what is changed holds at once, and a new address is still to be verified."""
+    """Change any user, as a superuser: what is changed holds at once, and a new address is still to be verified.
+
+    What oneself must confirm elsewhere raises OwnAccount: this is no way round the password, for who stole a session.
+    """
     values = changes.model_dump(exclude_unset=True)
+    if user_id == caller.id:
+        moves = values.pop("email", caller.email) != caller.email
+        if moves or "password" in values or "email_verified" in values:
+            raise OwnAccount
     await _hash_new(context, values, await context.db.read(users.get, user_id))
-    await context.db.write(change, user_id, values, check, keep=caller.session_id)
+    await context.db.write(change, context.settings, user_id, values, check)
     event("user_updated", caller.id, target=user_id, fields=sorted(changes.model_fields_set))
 
 
 async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Check | None = None) -> None:
     """Delete a user and all that is theirs."""
-    await context.db.write(users.delete, user_id, check)
+    required = context.settings.email_verification_required
+    await context.db.write(users.delete, user_id, check, verification_required=required)
     event("user_deleted", caller.id, target=user_id)
 
 
@@ -135,13 +177,14 @@ async def _hash_new(context: Context, values: dict[str, Any], user: UserPublic) 
 
 async def _hash(context: Context, password: SecretStr, field: str, email: str, full_name: str | None) -> str:
     """The hash of a password that may be set by whom it is for; else Invalid, naming the field it was sent in."""
-    if reason := weakness(password.get_secret_value(), email, full_name or ""):
+    if reason := weakness(password.get_secret_value(), email, full_name or "", context.settings.app_name):
         raise Invalid({"loc": ["body", field], "msg": reason, "type": "password_weak"})
     return await context.passwords.hash(password.get_secret_value())
 
 
 def change(
     session: Session,
+    settings: Settings,
     user_id: uuid.UUID,
     values: dict[str, Any],
     check: Check | None = None,
@@ -149,7 +192,8 @@ def change(
     keep: uuid.UUID | None = None,
 ) -> User:
     """Change columns of a user, with all that follows for their sessions (all but `keep`)."""
-    user = users.change(session, user_id, values, check)
+    required = settings.email_verification_required
+    user = users.change(session, user_id, values, check, verification_required=required)
     if "hashed_password" in values or values.get("is_active") is False:
         auth.end_sessions(session, user_id, keep=keep if user.is_active else None)
     return user
@@ -168,7 +212,7 @@ async def verify_email(context: Context, given: EmailVerification) -> None:
     def unit(session: Session) -> tuple[User, str]:
         user, address = _redeem(session, context.settings, "verify_email", given.token)
         before = user.email
-        return change(session, user.id, {"email": address, "email_verified_at": now()}), before
+        return change(session, context.settings, user.id, {"email": address, "email_verified": True}), before
 
     user, before = await context.db.write(unit)
     event("email_verified" if user.email == before else "email_changed", user.id)
@@ -182,8 +226,8 @@ async def reset_password(context: Context, given: PasswordReset) -> None:
     def unit(session: Session) -> User:
         user, _ = _redeem(session, context.settings, "reset_password", given.token)
         context.attempt("login", user.email).forgive(session)
-        values = {"hashed_password": hashed, "email_verified_at": user.email_verified_at or now()}
-        return change(session, user.id, values)
+        values = {"hashed_password": hashed, "email_verified": True}
+        return change(session, context.settings, user.id, values)
 
     await context.db.write(unit)
     event("password_reset", user.id, address=context.address)
@@ -195,7 +239,7 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
     Its `token` is a secret, and kept nowhere but in the message.
     """
     email = session.get(Email, claimed.id)
-    if email is None or email.kind not in (*LIFETIMES, "known_email"):
+    if email is None or email.kind not in (*LINKS, "known_email"):
         return email.context if email else None
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active or _is_pointless(session, email, user):
@@ -204,10 +248,11 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
     email.user_id = user.id
     # At an address that nobody verified a name would be the words of a stranger, with a link perhaps.
     content: dict[str, Any] = {"name": user.full_name if user.email_verified_at and user.email == email.email else None}
-    if lifetime := LIFETIMES.get(email.kind):
-        text = f"{user.id} {int((now() + lifetime).timestamp())} {email.email} {_state(user, email.kind)}"
-        token = seal(text, email.kind, key=settings.key)
-        link = f"{settings.frontend_url}/{email.kind.replace('_', '-')}?token={token}"
+    if email.kind in LINKS:
+        purpose, lifetime = LINKS[email.kind]
+        text = f"{user.id} {int((now() + lifetime).timestamp())} {email.email} {_state(user, purpose)}"
+        token = seal(text, purpose, key=settings.key)
+        link = f"{settings.frontend_url}/{purpose.replace('_', '-')}?token={token}"
         content |= {"token": token, "link": link, "hours": int(lifetime.total_seconds() // 3600)}
     return content
 
@@ -216,17 +261,20 @@ def _is_pointless(session: Session, email: Email, user: User) -> bool:
     if email.kind == "reset_password" and now() - email.created_at > timedelta(days=1):
         return True  # whoever asked has given up
     if user.email == email.email:
-        return email.kind == "verify_email" and user.email_verified_at is not None
-    # Wanted by a user, who may have changed the password since it was asked for, because a thief did.
-    return email.context.get("state") != _state(user, email.kind) or bool(users.find_by_email(session, email.email))
+        done = {"verify_email": user.email_verified_at is not None, "invitation": user.hashed_password != VOID}
+        return done.get(email.kind, False)
+    # To verify an address that a user changes to, unless they think better of it.
+    wanted = email.kind == "verify_email" and user.pending_email == email.email
+    return not wanted or users.find_by_email(session, email.email) is not None
 
 
 def _redeem(session: Session, settings: Settings, purpose: str, token: str) -> tuple[User, str]:
     """The user whose token this is, and the address it was sent to; InvalidLink once its purpose is fulfilled."""
-    if said := unseal(token, purpose, key=settings.key):
+    if said := unseal(token, purpose, keys=settings.keys):
         user_id, ends_at, address, state = said.split()
         user = users.find(session, uuid.UUID(user_id), for_update=True)
-        if user and user.is_active and int(ends_at) > now().timestamp() and state == _state(user, purpose):
+        is_current = user and address in (user.email, user.pending_email) and state == _state(user, purpose)
+        if user and is_current and user.is_active and int(ends_at) > now().timestamp():
             return user, address
     raise InvalidLink
 

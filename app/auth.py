@@ -21,7 +21,7 @@ from app.fields import GivenPassword, Line, omittable
 from app.logs import event
 from app.security import Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
 from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
-from app.users import User, UserPublic
+from app.users import User, UserMe, UserPublic
 
 MOST_SESSIONS = 20
 """How many login sessions a user may have: one more ends the oldest."""
@@ -131,7 +131,7 @@ class Context:
             raise
 
 
-class Caller(UserPublic):
+class Caller(UserMe):
     """The user who calls, as the database knew them when they were looked up: nothing that could be changed."""
 
     model_config = ConfigDict(frozen=True)  # type: ignore[assignment]  # SQLModel narrows it
@@ -177,7 +177,7 @@ async def login(context: Context, username: str, password: SecretStr) -> Token:
     user = await context.db.read(users.find_by_email, email)
     user_id = user.id if user else None
     verdict = await context.verify(attempt, password, user.hashed_password if user else None)
-    verified = not context.settings.email_verification_required or bool(user and user.email_verified_at)
+    verified = user is not None and _is_verified(context.settings, user)
     try:
         if user is None or not verdict.right or not verified:
             raise IncorrectLogin
@@ -188,6 +188,11 @@ async def login(context: Context, username: str, password: SecretStr) -> Token:
         raise
     event("login", user.id, session_id=login.id, address=context.address)
     return _tokens(context.settings, login)
+
+
+def _is_verified(settings: Settings, user: UserPublic) -> bool:
+    """Whether the address is, where that is a condition."""
+    return not settings.email_verification_required or user.email_verified_at is not None
 
 
 def _start(session: Session, context: Context, proved: User, rehashed: str | None, attempt: Attempt) -> LoginSession:
@@ -213,7 +218,7 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
 
 async def refresh(context: Context, token: str) -> Token:
     """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
-    said = unseal(token, "refresh", key=context.settings.key)
+    said = unseal(token, "refresh", keys=context.settings.keys)
     if said is None:
         raise InvalidGrant
     session_id, generation = said.split()
@@ -235,6 +240,8 @@ def _rotate(
     """
     moment = now()
     active = select(User.id).where(col(User.is_active))
+    if settings.email_verification_required:
+        active = active.where(col(User.email_verified_at).is_not(None))
     this = and_(col(LoginSession.id) == session_id, col(LoginSession.user_id).in_(active), _lives(settings))
     rotation = (
         update(LoginSession)
@@ -257,11 +264,11 @@ def _rotate(
 async def revoke(context: Context, token: str) -> None:
     """End the session of a refresh token or an access token (RFC 7009). Nothing happens if it is no good token."""
     settings = context.settings
-    if said := unseal(token, "refresh", key=settings.key):
+    if said := unseal(token, "refresh", keys=settings.keys):
         session_id = uuid.UUID(said.split()[0])
     else:
         try:
-            session_id = decode_token(token, "access", key=settings.key, algorithm=settings.algorithm).sid
+            session_id = decode_token(token, "access", keys=settings.keys, algorithm=settings.algorithm).sid
         except InvalidToken:
             return
     end = delete(LoginSession).where(col(LoginSession.id) == session_id).returning(col(LoginSession.user_id))
@@ -290,7 +297,7 @@ def _lives(settings: Settings) -> ColumnElement[bool]:
     )
 
 
-def identify(session: Session, claims: Claims) -> Caller:
+def identify(session: Session, settings: Settings, claims: Claims) -> Caller:
     """The active user of an access token, as the database knows them now; else InvalidToken or InactiveUser."""
     found = session.connection().execute(_CALLER, {"sid": claims.sid, "user_id": claims.sub}).first()
     if found is None:
@@ -298,7 +305,7 @@ def identify(session: Session, claims: Claims) -> Caller:
     caller = Caller.model_construct(None, **found._mapping)
     if not caller.is_active:
         raise InactiveUser
-    if caller.session_id is None:
+    if caller.session_id is None or not _is_verified(settings, caller):
         raise InvalidToken
     return caller
 

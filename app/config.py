@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app import mail, security
 from app.fields import Email, Line, Password
+from app.imported_hashes import Bcrypt, Imported, Pbkdf2
 
 PLACEHOLDERS = ("change", "secret-key", "secret_key", "your-", "example", "placeholder", "password")
 """What gives away a key that was copied from somebody's documentation."""
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
     prestart_timeout_seconds: int = Field(default=300, ge=1)
     drain_seconds: float = Field(default=0, ge=0)
     secret_key: SecretStr = SecretStr("")
+    secret_key_previous: SecretStr | None = Field(default=None, min_length=1)
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     access_token_expire_minutes: int = Field(default=15, ge=1, le=60 * 24 * 365)
     session_idle_days: int = Field(default=7, ge=1, le=3650)
@@ -65,6 +67,8 @@ class Settings(BaseSettings):
         default_factory=lambda values: "admin@example.com" if _in_development(values) else None
     )
     first_superuser_password: Password | None = None
+    imported_bcrypt_cost: int | None = Field(default=None, ge=4, le=15)
+    imported_pbkdf2_iterations: int | None = Field(default=None, ge=1, le=2_000_000)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -92,9 +96,11 @@ class Settings(BaseSettings):
             raise ValueError("must begin with sqlite:///, postgresql:// or postgres://")
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "secret_key_previous")
     @classmethod
-    def _secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
         key = value.get_secret_value()
         if not key:
             if info.data.get("environment") == "production":
@@ -177,6 +183,17 @@ class Settings(BaseSettings):
     def key(self) -> str:
         """The secret key, as what signs and seals needs it."""
         return self.secret_key.get_secret_value()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What verifies: the secret key and, while keys are rotated, the one before."""
+        return (self.key, self.secret_key_previous.get_secret_value()) if self.secret_key_previous else (self.key,)
+
+    @property
+    def imported_hashes(self) -> list[Imported]:
+        """The kinds of hashes that are good besides our own, until a login replaces them."""
+        highest = {Bcrypt: self.imported_bcrypt_cost, Pbkdf2: self.imported_pbkdf2_iterations}
+        return [kind(cost) for kind, cost in highest.items() if cost]
 
 
 def _shared_secret(path: Path) -> str:

@@ -78,7 +78,7 @@ def _bounded(least: int, most: int) -> AfterValidator:
             )
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
             raise PydanticCustomError("password_control", "Password should have no control characters or surrogates")
-        return SecretStr(password)
+        return value
 
     return AfterValidator(check)
 

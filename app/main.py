@@ -84,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.environment == "development":
         await prestart.first_run(settings)
     app.state.database = Database(settings.database_url, pool_size=settings.database_pool_size)
-    app.state.passwords = Passwords()
+    app.state.passwords = Passwords(imported=settings.imported_hashes)
     gc.collect()
     gc.freeze()  # what is here now stays: do not look through it at every collection
     if settings.drain_seconds:

@@ -10,7 +10,7 @@ import secrets
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,17 +19,29 @@ from typing import Annotated, Literal, TypeVar
 
 import jwt
 from pwdlib import PasswordHash
-from pwdlib.exceptions import UnknownHashError
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import BaseModel, Field, ValidationError
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from app.errors import InvalidToken, Unavailable
+from app.fields import normal_password
+from app.imported_hashes import Imported
 
 T = TypeVar("T")
 
 # OWASP ASVS 5.0 appendix C: argon2id with t = 2, p = 1 and at least 19 MiB (given in KiB).
 _argon2id = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19_456, parallelism=1),))
+_ARGON2 = re.compile(
+    r"\$argon2(id|i|d)\$v=19\$m=(?P<memory>\d{1,9}),t=(?P<time>\d{1,9}),p=[1-4]\$[+/0-9A-Za-z]{11,}\$[+/0-9A-Za-z]{22,}",
+    re.ASCII,
+)
+
+
+def _is_argon2(hashed: str) -> bool:
+    """Whether a hash is argon2, and costs no more than RFC 9106 section 4 recommends (64 MiB, 3 times, 4 lanes)."""
+    found = _ARGON2.fullmatch(hashed)
+    return found is not None and int(found["memory"]) * int(found["time"]) <= 3 * 65_536
+
 
 _COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words if len(word) >= 8)
 
@@ -37,18 +49,29 @@ _COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words
 def weakness(password: str, *about: str) -> str | None:
     """Why a password of acceptable length is still refused (NIST SP 800-63B section 3.1.1.2), or None.
 
-    `about` is what an attacker tries first: the owner's address and name. Nothing is asked of its characters.
+    `about` is what an attacker tries first: the owner's address and name, and the name of the app. Nothing is asked of
+    its characters, except that one can be seen; those that cannot make no difference.
     """
     folded = _folded(password)
+    if not folded:
+        return "Password should not be of blanks and invisible characters only"
     if folded in _COMMON:
         return "Password should not be among the most common ones"
     if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
-        return "Password should not be your own address or name"
+        return "Password should not be your own address or name, or the name of this service"
     return None
 
 
+# What Unicode calls Default_Ignorable beyond the category Cf, after NFKC, and the blank of Braille.
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+
+
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    """What can be seen of a text, in one spelling."""
+    folded = _IGNORABLE.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(each for each in folded if unicodedata.category(each) not in ("Cf", "Zs", "Zl", "Zp"))
 
 
 @dataclass(frozen=True)
@@ -63,26 +86,33 @@ class Passwords:
     """Argon2id off the event loop: `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
 
     Beyond that `Unavailable` is raised at once, so that a flood of logins costs neither memory nor other requests.
+    Passwords are NFKC; to `imported` kinds of hashes, whose makers may have left that out, they are as they were typed.
     """
 
-    def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32) -> None:
+    def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32, *, imported: Sequence[Imported] = ()) -> None:
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2")
         self._room = slots + queue
+        self._imported = imported
         self._decoy = _argon2id.hash(secrets.token_urlsafe())
 
+    def knows(self, hashed: str) -> bool:
+        """Whether a password can be right for this hash."""
+        return _is_argon2(hashed) or any(kind.cost(hashed) for kind in self._imported)
+
     async def hash(self, password: str) -> str:
-        return await self._run(lambda: _argon2id.hash(password))
+        return await self._run(lambda: _argon2id.hash(normal_password(password)))
 
     async def verify(self, password: str, hashed: str | None) -> Verdict:
-        """Takes as long for no hash (None), or one of unknown format, as for any other."""
+        """Takes as long for no hash (None), or one of unknown format, as for any other: all kinds are tried."""
         return await self._run(lambda: self._verify(password, hashed))
 
     def _verify(self, password: str, hashed: str | None) -> Verdict:
-        if hashed is not None:
-            try:
-                return Verdict(*_argon2id.verify_and_update(password, hashed))
-            except UnknownHashError:
-                pass
+        tried = [kind.verify(password, hashed or "") for kind in self._imported]
+        password = normal_password(password)
+        if any(tried):
+            return Verdict(right=True, rehashed=_argon2id.hash(password))
+        if hashed is not None and _is_argon2(hashed):
+            return Verdict(*_argon2id.verify_and_update(password, hashed))
         _argon2id.verify(password, self._decoy)
         return Verdict(right=False)
 
@@ -104,14 +134,14 @@ def seal(text: str, context: str, *, key: str) -> str:
     return base64.urlsafe_b64encode(_mac(text, context, key) + text.encode()).decode().rstrip("=")
 
 
-def unseal(sealed: str, context: str, *, key: str) -> str | None:
-    """The text that was sealed with this key for this context; None for anything else."""
+def unseal(sealed: str, context: str, *, keys: Sequence[str]) -> str | None:
+    """The text that was sealed with one of these keys for this context; None for anything else."""
     try:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), b"-_", validate=True)
         text = raw[16:].decode()
     except ValueError:
         return None
-    return text if hmac.compare_digest(raw[:16], _mac(text, context, key)) else None
+    return text if any(hmac.compare_digest(raw[:16], _mac(text, context, key)) for key in keys) else None
 
 
 def pseudonym(text: str, *, key: str) -> str:
@@ -160,9 +190,10 @@ def encode_token(
     return jwt.encode(claims, key, algorithm)
 
 
-def decode_token(token: str, purpose: Purpose, *, key: str, algorithm: str) -> Claims:
-    """The claims of a token that was signed here for this purpose and has not expired; else InvalidToken (RFC 8725)."""
-    claims = _signed_claims(token, purpose, ISSUER, key, algorithm)
+def decode_token(token: str, purpose: Purpose, *, keys: tuple[str, ...], algorithm: str) -> Claims:
+    """The claims of a token that was signed for this purpose, with one of the keys, and has not expired; else
+    InvalidToken (RFC 8725)."""
+    claims = _signed_claims(token, purpose, ISSUER, keys, algorithm)
     now, leeway = time.time(), LEEWAY.total_seconds()
     if claims.exp <= now - leeway or claims.iat > now + leeway:
         raise InvalidToken
@@ -170,16 +201,17 @@ def decode_token(token: str, purpose: Purpose, *, key: str, algorithm: str) -> C
 
 
 @lru_cache(maxsize=1024)  # a client sends the same token with every request; what depends on the time is left out
-def _signed_claims(token: str, purpose: Purpose, issuer: str, key: str, algorithm: str) -> Claims:
+def _signed_claims(token: str, purpose: Purpose, issuer: str, keys: tuple[str, ...], algorithm: str) -> Claims:
     if not re.fullmatch(r"[\w.-]{1,4096}", token, re.ASCII):  # what comes padded is no JWS (RFC 7515 section 2)
         raise InvalidToken
     required = list(Claims.model_fields)
     options: jwt.types.Options = {"require": required, "strict_aud": True, "verify_exp": False, "verify_iat": False}
-    try:
-        payload = jwt.decode(token, key, [algorithm], options, audience=purpose, issuer=issuer, leeway=LEEWAY)
-        claims = Claims.model_validate(payload)
-    except (jwt.PyJWTError, ValidationError):
-        raise InvalidToken from None
-    if claims.typ != purpose:
-        raise InvalidToken
-    return claims
+    for key in keys:
+        try:
+            payload = jwt.decode(token, key, [algorithm], options, audience=purpose, issuer=issuer, leeway=LEEWAY)
+            claims = Claims.model_validate(payload)
+        except (jwt.PyJWTError, ValidationError):
+            continue
+        if claims.typ == purpose:
+            return claims
+    raise InvalidToken

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from pydantic import PlainValidator, StrictBool
 from sqlalchemy import Index, UniqueConstraint, bindparam, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
@@ -15,9 +16,16 @@ from app.fields import Email, Flag, GivenPassword, Input, Line, Password, omitta
 from app.paging import Page, Position, Slice
 
 
-class EmailTaken(BadRequest):
+class EmailTaken(Conflict):
     code = "email_taken"
     detail = "User with this email already exists."
+
+
+class EmailKnown(BadRequest):
+    """The same, to who signs up."""
+
+    code = EmailTaken.code
+    detail = EmailTaken.detail
 
 
 class SignupClosed(Forbidden):
@@ -27,7 +35,7 @@ class SignupClosed(Forbidden):
 
 class LastSuperuser(Conflict):
     code = "last_superuser"
-    detail = "The last active superuser must stay one"
+    detail = "The last superuser who can log in must stay one"
 
 
 class UserBase(SQLModel):
@@ -37,6 +45,25 @@ class UserBase(SQLModel):
 
 class UserCreate(UserBase, Input):
     password: Password
+
+
+class UserAdd(UserBase, Input):
+    """What a superuser may say of a new user, who is sent a link to set a password if none is given here."""
+
+    password: Password = omittable()
+    is_active: StrictBool = True
+    is_superuser: StrictBool = False
+    email_verified: StrictBool = False
+
+
+def _new_user(sent: Any) -> UserCreate | UserAdd:
+    more = UserAdd.model_fields.keys() - UserCreate.model_fields.keys()
+    is_plain = isinstance(sent, dict) and "password" in sent and not more & sent.keys()
+    return (UserCreate if is_plain else UserAdd).model_validate(sent)
+
+
+# Told apart by what is in it, so that errors name the fields of one and not of both.
+NewUser = Annotated[UserCreate | UserAdd, PlainValidator(_new_user, json_schema_input_type=UserCreate | UserAdd)]
 
 
 class UserUpdateMe(Input):
@@ -59,6 +86,7 @@ class UserUpdate(Input):
     password: Password = omittable()
     is_active: bool = omittable(strict=True)
     is_superuser: bool = omittable(strict=True)
+    email_verified: bool = omittable(strict=True)
 
 
 class UserPage(Page):
@@ -73,6 +101,14 @@ class UserPublic(UserBase, Record):
     email_verified_at: datetime | None = None
 
 
+class UserMe(UserPublic):
+    """Yourself, as nobody else sees you."""
+
+    pending_email: Email | None = Field(
+        default=None, max_length=254, description="The email that will be yours once you verify it"
+    )
+
+
 class User(UserPublic, table=True):
     __tablename__ = "users"
     __table_args__ = (
@@ -81,6 +117,9 @@ class User(UserPublic, table=True):
     )
 
     hashed_password: str = Field(max_length=255, repr=False)
+    pending_email: str | None = Field(default=None, max_length=254)
+    """An address that waits to be verified: the next one or, if it is `email`, that of a sign-up where nobody logs in
+    before. Such an account is a claim to an address, and others may claim it too."""
     version: int = 1
 
 
@@ -95,7 +134,10 @@ Check = Callable[[Session, User], None]
 _BY_ID = select(User).where(User.id == bindparam("id"))
 _BY_EMAIL = select(User).where(User.email == bindparam("email"))
 _ACTIVE_SUPERUSERS = (
-    select(User.id).where(col(User.is_superuser), col(User.is_active)).order_by(col(User.id)).with_for_update()
+    select(User.id, User.email_verified_at)
+    .where(col(User.is_superuser), col(User.is_active))
+    .order_by(col(User.id))
+    .with_for_update()
 )
 
 
@@ -129,56 +171,89 @@ def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | 
     return paging.take(session, statement, wanted, after)
 
 
-def create(session: Session, new: UserCreate, hashed_password: str, *, is_superuser: bool = False) -> User:
-    """A user whose address is still to be verified, by the message that is queued here; the operator vouches for a
-    superuser's."""
-    user = _build(new, hashed_password, is_superuser=is_superuser, email_verified_at=now() if is_superuser else None)
+def add(session: Session, new: UserBase, hashed_password: str, *, email_verified: bool = False) -> User:
+    """A user who is not written to."""
+    user = _build(new, hashed_password, email_verified_at=now() if email_verified else None)
     session.add(user)
     session.flush()
-    if not is_superuser:
-        emails.queue(session, "verify_email", user.email, user.id)
     return user
 
 
-def create_discreetly(session: Session, new: UserCreate, hashed_password: str) -> User:
+def create(session: Session, new: UserCreate | UserAdd, hashed_password: str) -> User:
+    """A user who is sent what is still to be done: set a password, or verify the address."""
+    user = add(session, new, hashed_password, email_verified=isinstance(new, UserAdd) and new.email_verified)
+    _welcome(session, user)
+    return user
+
+
+def _welcome(session: Session, user: User) -> None:
+    if user.hashed_password == VOID:
+        emails.queue(session, "invitation", user.email, user.id)
+    elif not user.email_verified_at:
+        emails.queue(session, "verify_email", user.email, user.id)
+
+
+def create_discreetly(session: Session, new: UserBase, hashed_password: str) -> User:
     """The same, but where the address is known its owner alone is told: the answer, and the time it takes, is alike.
 
     Of several who sign up with an address that nobody has verified yet, none is believed: all passwords are void, and
-    the owner of the address can set one.
+    the owner of the address can set one. An account that came about in another way is not changed by a stranger.
     """
-    user = _build(new, hashed_password)
+    user = _build(new, hashed_password, pending_email=new.email)
     added = session.execute(insert(session, User).values(user.model_dump()).on_conflict_do_nothing())
-    others = update(User).where(col(User.email) == user.email, col(User.id) != user.id)
-    voided = session.execute(others.where(col(User.email_verified_at).is_(None)).values(hashed_password=VOID))
+    claims = update(User).where(col(User.email) == user.email, col(User.pending_email) == user.email)
+    voided = session.execute(claims.where(col(User.id) != user.id).values(hashed_password=VOID))
     is_new, is_contested = added.rowcount == 1, voided.rowcount == 1  # type: ignore[attr-defined]  # CursorResults
     kind = "verify_email" if is_new else "reset_password" if is_contested else "known_email"
     emails.queue(session, kind, user.email, user.id if is_new else None)
     return user
 
 
-def _build(new: UserCreate, hashed_password: str, **values: Any) -> User:
+def _build(new: UserBase, hashed_password: str, **values: Any) -> User:
     return User.model_validate(new, update={"hashed_password": hashed_password, **values})
 
 
-def change(session: Session, user_id: uuid.UUID, changes: dict[str, Any], check: Check | None = None) -> User:
-    """Change columns of a user, and tell them by mail. What follows for their logins is up to `accounts.change`."""
-    if changes.get("is_active") is False or changes.get("is_superuser") is False:
-        _keep_a_superuser(session, user_id)
+def change(
+    session: Session,
+    user_id: uuid.UUID,
+    changes: dict[str, Any],
+    check: Check | None = None,
+    *,
+    verification_required: bool = False,
+) -> User:
+    """Change columns of a user, and whether the `email_verified` is; tell them by mail.
+
+    What follows for their logins is up to `accounts.change`.
+    """
+    loses = False in map(changes.get, ("is_active", "is_superuser", "email_verified"))
+    loses |= verification_required and "email" in changes and not changes.get("email_verified")
+    superusers = _lock_superusers(session, verification_required) if loses else []
     user = _get_for_update(session, user_id, check)
     before = user.email
-    user.sqlmodel_update(({"email_verified_at": None} if changes.get("email", before) != before else {}) | changes)
+    moves = changes.get("email", before) != before
+    since = None if moves else user.email_verified_at
+    verified_at = (since or now()) if changes.get("email_verified", since) else None
+    values = {name: value for name, value in changes.items() if name != "email_verified"}
+    if moves or "hashed_password" in values or (verified_at and user.pending_email == before):
+        values["pending_email"] = None
+    user.sqlmodel_update(values | {"email_verified_at": verified_at})
+    stays = user.is_active and user.is_superuser and (verified_at or not verification_required)
+    if superusers == [user_id] and not stays:
+        raise LastSuperuser
     session.flush()
-    if "hashed_password" in changes:
+    if "hashed_password" in values:
         emails.queue(session, "password_changed", before, user_id)
-    if user.email != before:
+    if moves:
         emails.queue(session, "email_changed", before, user_id, email=user.email)
-        if not user.email_verified_at:
-            emails.queue(session, "verify_email", user.email, user_id)
+        _welcome(session, user)
     return user
 
 
-def delete(session: Session, user_id: uuid.UUID, check: Check | None = None) -> None:
-    _keep_a_superuser(session, user_id)
+def delete(
+    session: Session, user_id: uuid.UUID, check: Check | None = None, *, verification_required: bool = False
+) -> None:
+    if _lock_superusers(session, verification_required) == [user_id]:
+        raise LastSuperuser
     session.delete(_get_for_update(session, user_id, check))
 
 
@@ -191,7 +266,8 @@ def _get_for_update(session: Session, user_id: uuid.UUID, check: Check | None) -
     return user
 
 
-def _keep_a_superuser(session: Session, user_id: uuid.UUID) -> None:
+def _lock_superusers(session: Session, verification_required: bool) -> list[uuid.UUID]:
+    """The superusers who can log in."""
     # Locks them all, always in one order: of two who demote each other at the same moment the second sees the first.
-    if session.exec(_ACTIVE_SUPERUSERS).all() == [user_id]:
-        raise LastSuperuser
+    locked = session.exec(_ACTIVE_SUPERUSERS).all()
+    return [user_id for user_id, verified_at in locked if verified_at or not verification_required]

@@ -280,8 +280,8 @@ def all_users(session: Session) -> Sequence[User]:
 
 def caller_of(service: Service, user: User) -> Caller:
     """What a unit finds for the token of a user."""
-    claims = security.decode_token(token_of(user), "access", key=KEY, algorithm="HS256")
-    return service.read(auth.identify, claims)
+    claims = security.decode_token(token_of(user), "access", keys=(KEY,), algorithm="HS256")
+    return service.read(auth.identify, service.settings, claims)
 
 
 def context_of(service: Service) -> Context:

@@ -41,8 +41,11 @@ def test_the_example_has_every_setting_with_its_default(read: Read, tmp_path: Pa
     assert list(values) == list(Settings.model_fields)
     assert [name for name, value in values.items() if not value] == [
         "secret_key",
+        "secret_key_previous",
         "forwarded_allow_ips",
         "first_superuser_password",
+        "imported_bcrypt_cost",
+        "imported_pbkdf2_iterations",
     ]
 
     defaults = read()
@@ -61,6 +64,7 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
         for key in (KEY[:31], "changethis", "changethis" * 4, "your-super-secret-key-here", "a" * 40, "ab" * 40)
     ),
     ("SECRET_KEY", "your-super-secret-key-here-0123456789", {"ENVIRONMENT": "production"}),
+    *(("SECRET_KEY_PREVIOUS", key, PRODUCTION) for key in (KEY[:31], "changethis" * 4, "a" * 40)),
     ("DEBUG", "true", PRODUCTION),
     ("DEBUG", "hunter2", {}),
     ("ENVIRONMENT", "hunter2", {"SECRET_KEY": KEY}),
@@ -116,6 +120,8 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("FIRST_SUPERUSER_PASSWORD", "hunter2", {}),
     ("FIRST_SUPERUSER_PASSWORD", "password123", {}),
     ("FIRST_SUPERUSER_PASSWORD", "admin@example.com", {}),
+    *(("IMPORTED_BCRYPT_COST", cost, {}) for cost in ("3", "16", "hunter2")),
+    *(("IMPORTED_PBKDF2_ITERATIONS", iterations, {}) for iterations in ("0", "1000000000")),
 ]
 
 
@@ -183,6 +189,11 @@ def test_there_is_no_documentation_in_production_until_it_is_opened(
         assert httpx2.get(f"{service.url}/redoc", verify=NO_TLS).status_code == 404
     finally:
         service.stop()
+
+
+def test_without_a_previous_key_there_is_one(read: Read) -> None:
+    assert read(SECRET_KEY=KEY, SECRET_KEY_PREVIOUS="").keys == (KEY,)
+    assert read(SECRET_KEY=KEY, SECRET_KEY_PREVIOUS=KEY[::-1]).keys == (KEY, KEY[::-1])
 
 
 def test_mail_goes_into_a_folder_and_in_production_nowhere_until_that_is_said(read: Read) -> None:

@@ -17,7 +17,6 @@ import asyncpg
 import httpx2
 import pytest
 from fastapi import BackgroundTasks
-from pydantic import SecretStr
 from sqlalchemy import Engine, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
@@ -28,7 +27,7 @@ from app.db import make_engine
 from app.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage
 from app.main import create_app
-from app.users import EmailTaken, User, UserCreate
+from app.users import EmailTaken, User, UserAdd
 from tests.conftest import (
     HASHED,
     PASSWORD,
@@ -85,8 +84,7 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
 
 
 def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
-    new = UserCreate(email=f"{name}@example.com", password=SecretStr(PASSWORD))
-    user = users.create(session, new, HASHED, is_superuser=is_superuser)
+    user = users.create(session, UserAdd(email=f"{name}@example.com", is_superuser=is_superuser), HASHED)
     log_in(session, user)
     return user
 

@@ -146,7 +146,7 @@ def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
     )
     for process, given, reason in (
         (common, "password1", "Password should not be among the most common ones"),
-        (own, email, "Password should not be your own address or name"),
+        (own, email, "Password should not be your own address or name, or the name of this service"),
         (none, email, "is required to make the first superuser"),
     ):
         assert process.wait() == 1

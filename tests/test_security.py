@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from app.errors import InvalidToken
-from app.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, weakness
+from app.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, seal, unseal, weakness
 
 KEY = "k" * 32
 ADA = UUID("01a20344-b057-74a5-9808-85bd31c954e1")
@@ -30,14 +30,14 @@ def encode(purpose: str = "access", key: str = KEY, algorithm: str = "HS256") ->
 
 
 def decode(token: str, purpose: str = "access", key: str = KEY, algorithm: str = "HS256") -> UUID:
-    return decode_token(token, cast(Purpose, purpose), key=key, algorithm=algorithm).sub
+    return decode_token(token, cast(Purpose, purpose), keys=(key,), algorithm=algorithm).sub
 
 
 @given(st.uuids(), st.sampled_from(["HS256", "HS384", "HS512"]), st.integers(1, 60 * 24 * 365))
 def test_a_token_says_what_was_put_into_it(subject: UUID, algorithm: str, minutes: int) -> None:
     key = KEY * 2
     token = encode_token("access", subject, SESSION, timedelta(minutes=minutes), key=key, algorithm=algorithm)
-    claims = decode_token(token, "access", key=key, algorithm=algorithm)
+    claims = decode_token(token, "access", keys=(key,), algorithm=algorithm)
     assert claims.exp - claims.iat == minutes * 60
     assert (claims.sub, claims.sid) == (subject, SESSION)
     assert (claims.iss, claims.aud, claims.typ) == ("onefold", "access", "access")
@@ -66,6 +66,21 @@ def test_a_token_for_another_purpose_key_or_algorithm_is_refused() -> None:
         decode(encode(algorithm="HS512", key=KEY * 2), key=KEY * 2)
 
 
+def test_while_keys_are_rotated_what_the_old_one_made_is_good_and_then_no_more() -> None:
+    old, new = "o" * 32, "n" * 32
+    token, sealed = encode(key=old), seal("text", "refresh", key=old)
+    for keys, is_good in (((new, old), True), ((old,), True), ((new,), False), ((new, KEY), False)):
+        assert (unseal(sealed, "refresh", keys=keys) == "text") is is_good
+        assert unseal(sealed, "reset_password", keys=keys) is None
+        if is_good:
+            assert decode_token(token, "access", keys=keys, algorithm="HS256").sub == ADA
+        else:
+            with pytest.raises(InvalidToken):
+                decode_token(token, "access", keys=keys, algorithm="HS256")
+    with pytest.raises(InvalidToken):
+        decode_token(encode("reset", key=old), "access", keys=(new, old), algorithm="HS256")
+
+
 def test_a_token_of_another_issuer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr("app.security.ISSUER", "another service")
@@ -89,10 +104,23 @@ def test_a_token_of_another_issuer_is_refused(monkeypatch: pytest.MonkeyPatch) -
         ("ada lovelace", True),
         ("ada lovelace!", False),
         ("example.com", False),
+        ("Grand Hotel", True),
+        ("  grand\u00a0hotel ", True),
+        ("grand\u200bhotel", True),
+        ("pass\u00adword1", True),
+        (" " * 8, True),
+        ("\u3000\u2003 \u00a0 \u2028\u1680 ", True),
+        ("\u200b\u200c\u200d\u2060\ufeff\u00ad\u061c\u180e", True),
+        ("\u3164\uffa0\u115f\u1160\u2800\u034f\ufe0f\U000e0100\U000e0041", True),
+        ("\u200b" * 7 + "x", False),
+        ("\u0915\u094d\u0937\u092e\u093e\u0936\u0940\u0932", False),
+        ("\U0001fae8" * 8, False),
+        ("\ue000" * 8, False),
     ],
+    ids=ascii,
 )
-def test_only_common_passwords_and_ones_own_names_are_weak(password: str, is_weak: bool) -> None:
-    reason = weakness(password, "ada.lovelace@example.com", "Ada Lovelace")
+def test_only_common_or_invisible_passwords_and_names_at_hand_are_weak(password: str, is_weak: bool) -> None:
+    reason = weakness(password, "ada.lovelace@example.com", "Ada Lovelace", "Grand Hotel")
     assert bool(reason) is is_weak
     assert password not in (reason or "")
 

@@ -143,7 +143,7 @@ class Call:
         return self.context.settings
 
     def _caller(self, session: Session) -> Caller:
-        caller = auth.identify(session, self._claims)
+        caller = auth.identify(session, self._settings, self._claims)
         self._check(caller, self._settings)
         return caller
 
@@ -178,7 +178,7 @@ class Call:
     def _position(self, wanted: Page, context: str) -> Position | None:
         if wanted.cursor is None:
             return None
-        position = unseal(wanted.cursor, context, key=self._settings.key)
+        position = unseal(wanted.cursor, context, keys=self._settings.keys)
         if position is None or wanted.skip:
             msg = "Cursor should be used as it was given, without skip, and for the same list"
             raise Invalid({"loc": ["query", "cursor"], "msg": msg, "type": "cursor"})

@@ -46,7 +46,7 @@ def _claims(request: Request, settings: Settings) -> Claims | None:
     scheme, _, token = sent[0].partition(" ")
     if len(sent) > 1 or scheme.lower() != "bearer":
         raise InvalidToken
-    return security.decode_token(token, "access", key=settings.key, algorithm=settings.algorithm)
+    return security.decode_token(token, "access", keys=settings.keys, algorithm=settings.algorithm)
 
 
 class _Bearer(OAuth2PasswordBearer):
@@ -91,7 +91,7 @@ DirectoryReader = Annotated[Call, Depends(_Bearer(_directory_reader))]
 async def _may_sign_up(request: Request, context: RequestContext) -> Caller | None:
     claims = _claims(request, context.settings)
     if claims:
-        caller = await context.db.read(auth.identify, claims)
+        caller = await context.db.read(auth.identify, context.settings, claims)
         if caller.is_superuser:
             return caller
     if not context.settings.signup_open:

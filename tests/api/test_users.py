@@ -47,7 +47,11 @@ def stored(service: Service) -> list[dict[str, Any]]:
 
 
 def public(user: User) -> dict[str, Any]:
-    return user.model_dump(mode="json", exclude={"hashed_password", "version"})
+    return user.model_dump(mode="json", exclude={"hashed_password", "version", "pending_email"})
+
+
+def mine(user: User) -> dict[str, Any]:
+    return public(user) | {"pending_email": user.pending_email}
 
 
 def refused_field(answer: httpx2.Response) -> list[str]:
@@ -281,7 +285,7 @@ def test_a_name_is_changed_and_cleared_without_a_password(client_of: Clients, ad
     for name in ("Ada King", None):
         changed = client.patch(ME, json={"full_name": name})
         assert changed.status_code == 200
-        assert changed.json() == public(ada) | {"full_name": name, "updated_at": changed.json()["updated_at"]}
+        assert changed.json() == mine(ada) | {"full_name": name, "updated_at": changed.json()["updated_at"]}
         assert changed.json()["updated_at"] > public(ada)["updated_at"]
         assert client.get(ME).json() == changed.json()
 
@@ -314,7 +318,7 @@ def test_a_password_that_was_right_no_longer_counts_once_it_was_changed(service:
 
 def test_ones_own_email_in_another_spelling_is_no_change(client_of: Clients, service: Service, ada: User) -> None:
     before = stored(service)
-    assert client_of(ada).patch(ME, json={"email": "ADA@Example.COM"}).json() == public(ada)
+    assert client_of(ada).patch(ME, json={"email": "ADA@Example.COM"}).json() == mine(ada)
     assert stored(service) == before
 
 
@@ -335,7 +339,7 @@ def test_an_email_of_somebody_else_is_refused(
         client_of(ada).patch(ME, json={"email": taken, "current_password": PASSWORD}),
         client_of(root).patch(f"{USERS}{ada.id}", json={"email": taken}),
     ):
-        assert (answer.status_code, answer.json()["code"]) == (400, "email_taken")
+        assert (answer.status_code, answer.json()["code"]) == (409, "email_taken")
     assert stored(service) == before
 
 
@@ -429,7 +433,7 @@ def test_a_patch_that_changes_nothing_changes_nothing(
     for path, user, body in ((ME, ada, same), (f"{USERS}{ada.id}", root, same | rights)):
         for nothing in ({}, body):
             answer = client_of(user).patch(path, json=nothing).json()
-            assert answer == public(ada) | ({"items": []} if user is root else {})
+            assert answer == (public(ada) | {"items": []} if user is root else mine(ada))
     assert stored(service) == before
 
 
@@ -516,7 +520,7 @@ def test_an_inactive_superuser_may_be_deleted_and_demoted(client_of: Clients, se
         ("zqzqzq\x7fzqzq", False),
         ("zqzqzq\x85zqzq", False),
         ("zqzqzq\ud800zqzq", False),
-        ("        ", True),
+        ("        ", False),
     ],
     ids=lambda value: f"{len(value)} of {value[:9]!a}" if isinstance(value, str) else "",
 )
@@ -581,6 +585,7 @@ def test_ones_own_address_or_name_is_no_password(client: httpx2.Client, service:
         "carol jos\u00e9 shaw",
         "CAROL JOS\u00c9 SHAW",
         "Carol Jose\u0301 Shaw",
+        "  Onefold  ",
     ]
     for password in [*own, own[0].upper(), own[1].upper()]:
         refused = sign_up(client, **about, password=password)

@@ -41,7 +41,7 @@ Token = Annotated[str, Depends(OAuth2PasswordBearer(tokenUrl="login"))]
 
 
 def user_id(token: str) -> uuid.UUID:
-    return decode_token(token, "access", key=KEY, algorithm="HS256").sub
+    return decode_token(token, "access", keys=(KEY,), algorithm="HS256").sub
 
 
 if URL.startswith("sqlite"):

@@ -60,7 +60,7 @@ async def list_sessions(me: Me) -> Sequence[SessionPublic]:
     return await me.read(auth.sessions, me.context.settings, me.session_id)
 
 
-@router.delete("/sessions", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete("/sessions/others", status_code=status.HTTP_204_NO_CONTENT)
 async def delete_other_sessions(me: Me) -> None:
     """End all your sessions but this one."""
     await me.write(auth.end_other_sessions, me.session_id)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response, status
 
 from app import accounts, items, users
-from app.accounts import IncorrectPassword
+from app.accounts import IncorrectPassword, OwnAccount
 from app.api.calls import created
 from app.api.deps import DirectoryReader, Me, RequestContext, SignUp, Superuser
 from app.api.errors import problems
@@ -17,11 +17,13 @@ from app.fields import Id
 from app.items import UserWithItems
 from app.throttle import TooManyRequests
 from app.users import (
+    EmailKnown,
     EmailTaken,
     LastSuperuser,
+    NewUser,
     SignupClosed,
     User,
-    UserCreate,
+    UserMe,
     UserPage,
     UserPublic,
     UserUpdate,
@@ -41,19 +43,17 @@ async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) 
     "/",
     response_model=UserPublic,
     status_code=status.HTTP_201_CREATED,
-    responses=problems(EmailTaken, SignupClosed, TooManyRequests),
+    responses=problems(EmailKnown, SignupClosed, TooManyRequests),
     openapi_extra={"security": [{"OAuth2PasswordBearer": []}, {}]},  # a token is one way, none is the other
 )
-async def create_user(
-    request: Request, response: Response, context: RequestContext, by: SignUp, new: UserCreate
-) -> User:
-    """Sign up. Where sign-up is closed, a superuser adds users here."""
+async def create_user(request: Request, response: Response, context: RequestContext, by: SignUp, new: NewUser) -> User:
+    """Sign up. As a superuser, add a user here, with all that `UserAdd` has; it is for superusers only."""
     user = await accounts.sign_up(context, new, by)
     response.headers.update(created(request, user, items.without_items(user)))
     return user
 
 
-@router.get("/me", response_model=UserPublic, responses=problems(PreconditionFailed))
+@router.get("/me", response_model=UserMe, responses=problems(PreconditionFailed))
 async def read_me(me: Me) -> Caller:
     """Read yourself."""
     return me.show(await me.caller())
@@ -61,13 +61,14 @@ async def read_me(me: Me) -> Caller:
 
 @router.patch(
     "/me",
-    response_model=UserPublic,
+    response_model=UserMe,
     responses=problems(EmailTaken, IncorrectPassword, PreconditionFailed, TooManyRequests),
 )
 async def update_me(me: Me, changes: UserUpdateMe) -> User:
     """Change yourself (JSON merge patch); a new email or password needs your current password.
 
-    A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there.
+    A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there:
+    until then it is your `pending_email`.
     """
     check = me.conditions.check_row
     return me.show(await accounts.update_me(me.context, await me.caller(), changes, check))
@@ -80,15 +81,23 @@ async def delete_me(me: Me) -> None:
     await accounts.delete(me.context, caller, caller.id, me.conditions.check_row)
 
 
+@router.delete("/me/pending-email", status_code=status.HTTP_204_NO_CONTENT)
+async def delete_pending_email(me: Me) -> None:
+    """Keep your email: one that you were about to change to can no longer be verified."""
+    await accounts.cancel_email_change(me.context, await me.caller())
+
+
 @router.get("/{user_id}", responses=problems(NotFound, PreconditionFailed))
 async def read_user(me: Me, user_id: Id) -> UserWithItems:
     """Read a user with their newest 100 items: yourself, or anyone as a superuser."""
     return me.show(await me.read(items.owner, user_id))
 
 
-@router.patch("/{user_id}", responses=problems(EmailTaken, Forbidden, NotFound, LastSuperuser, PreconditionFailed))
+@router.patch(
+    "/{user_id}", responses=problems(EmailTaken, Forbidden, OwnAccount, NotFound, LastSuperuser, PreconditionFailed)
+)
 async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> UserWithItems:
-    """Change any user, as a superuser (JSON merge patch)."""
+    """Change any user, as a superuser (JSON merge patch); your own email and password only at `/users/me`."""
     check = me.conditions.check_as(items.with_items)
     caller = await me.caller()
     await accounts.update(me.context, caller, user_id, changes, check)
