@@ -14,7 +14,7 @@ from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 import app.api.v1  # noqa: F401  # registers every table
 from alembic import context
 from app.config import get_settings
-from app.db import make_engine
+from app.db import create_file, make_engine
 
 
 def render(kind: str, obj: Any, _autogen: AutogenContext) -> str | Literal[False]:
@@ -61,7 +61,9 @@ async def migrate_on(engine: AsyncEngine) -> None:
         await engine.dispose()
 
 
-engine = make_engine(context.config.attributes.get("url") or get_settings().database_url, limit=None)
+url = context.config.attributes.get("url") or get_settings().database_url
+create_file(url)
+engine = make_engine(url, limit=None)
 if isinstance(engine, AsyncEngine):
     asyncio.run(migrate_on(engine))
 else:

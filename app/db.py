@@ -3,29 +3,36 @@
 import asyncio
 import itertools
 import random
+import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import asyncpg
+from asyncpg.connect_utils import _parse_connect_dsn_and_args
 from pydantic import ConfigDict
 from sqlalchemy import ColumnElement, Engine, MetaData, Table, UniqueConstraint, delete, event, inspect, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.engine import URL, Connection, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Mapper, declared_attr
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import OrderedSet
 from sqlmodel import Field, SQLModel, create_engine, select
 from sqlmodel import Session as Session  # for those who pass units on and write no SQL
 from sqlmodel.ext.asyncio.session import AsyncSession
 from uuid_utils.compat import uuid7
 
+from app import migrations
 from app.errors import AppError, Conflict, Unavailable
 
 P = ParamSpec("P")
@@ -99,7 +106,7 @@ class Database:
     `read` is autocommit; a unit that needs one snapshot for several statements is a `write`. `write` commits before it
     returns, so that what is answered is true. Rows come back complete and detached. A unit may be run again (after a
     serialisation failure, a deadlock or a lost connection), up to TRIES times. Raises `Unavailable` when the database
-    cannot be reached or answers too late, what CONSTRAINTS says for a broken constraint, and what the unit raises.
+    cannot be used or answers too late, what CONSTRAINTS says for a broken constraint, and what the unit raises.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
@@ -147,7 +154,9 @@ class Database:
                         pass
                     case "locked" if time.monotonic() < deadline:
                         pass
-                    case None:
+                    case "outdated" if await self.read(migrations.revision) != migrations.head():
+                        raise Unavailable(migrations.OUTDATED) from error
+                    case "outdated" | None:
                         raise
                     case _:
                         raise Unavailable from error
@@ -172,46 +181,95 @@ class Database:
 
 def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) -> Engine | AsyncEngine:
     """An engine for a `sqlite:///`, `postgresql://` or `postgres://` URL, whose errors and logs hide all values."""
-    parsed = make_url(url)
-    if parsed.drivername == "sqlite":
-        Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+    if path := sqlite_file(url):
         engine = create_engine(
-            parsed,
+            # Not "rwc": a missing file is an error, not an empty database.
+            URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
             hide_parameters=True,
             connect_args={"isolation_level": None, "check_same_thread": False},
         )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         event.listen(engine, "checkin", _end_sqlite)
+        event.listen(engine, "handle_error", _drop_useless)
+        _notice_another_file(engine, path)
         return engine
-    return create_async_engine(
+    async_engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: connect_postgresql(parsed, limit=limit),
+        async_creator=connector(url, limit=limit),
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=TIMEOUT,
     )
+    event.listen(async_engine.sync_engine, "handle_error", _drop_useless)
+    return async_engine
 
 
-async def connect_postgresql(url: URL, *, limit: float | None = TIMEOUT) -> asyncpg.Connection:
-    """A connection made by asyncpg itself, which reads URLs as libpq does: sslmode, several hosts, sockets.
+def sqlite_file(url: str) -> Path | None:
+    """Where the SQLite database of this URL is; None for PostgreSQL."""
+    return Path(make_url(url).database or "") if url.startswith("sqlite:") else None
 
-    The server bounds each statement and each wait for a lock by `limit` (seconds).
+
+def create_file(url: str) -> None:
+    """Make the file of a new SQLite database. The running service never does that: it would hide a loss."""
+    if (path := sqlite_file(url)) and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaitable[asyncpg.Connection]]:
+    """Makes connections by asyncpg itself, which reads URLs as libpq does: sslmode, several hosts, sockets.
+
+    The server bounds each statement and each wait for a lock by `limit` (seconds). Several hosts share TIMEOUT; one
+    that is read-only is passed over, unless `target_session_attrs` is given. Raises ValueError for a URL that cannot
+    be used, and quotes nothing of it.
     """
-    dsn = url.set(drivername="postgresql").difference_update_query(["channel_binding"])  # asyncpg has none
+    found = re.fullmatch(r"postgres(?:ql)?://(?:([^:/@]*)(?::([^@]*))?@)?([^@?#]*(?:\?[^#]*)?)", url)
+    if not found:
+        raise ValueError("must be sqlite:///file, or postgresql://user:password@host/name with %40 for an @ in either")
+    user, password, rest = found.groups()
+    login = "" if user is None else f"{user}:{quote(password or '', safe='%')}@"
+    rest = re.sub(r"(?<=[?&])channel_binding=[^&]*&?", "", rest).rstrip("?&")  # asyncpg has none
+    dsn = f"postgresql://{login}{rest}"
+    nothing: dict[str, Any] = dict.fromkeys(signature(_parse_connect_dsn_and_args).parameters)
+    try:
+        addresses, _ = _parse_connect_dsn_and_args(**nothing | {"dsn": dsn})
+    except (ValueError, LookupError, OSError):  # its text quotes the URL
+        raise ValueError("has hosts, ports or options that cannot be used") from None
+    hosts = deque((each, 5432) if isinstance(each, str) else each for each in addresses)  # a str is a socket
+    if not all(0 < port < 65536 for _, port in hosts):
+        raise ValueError("has a port that is out of range")
+    must_write = len(hosts) > 1 and "target_session_attrs=" not in rest
     milliseconds = str(int((limit or 0) * 1000))  # 0 is none
-    return await asyncpg.connect(
-        dsn.render_as_string(hide_password=False),
-        timeout=TIMEOUT,
-        command_timeout=limit and limit + 1,  # for a server that does not even answer that it is late
-        server_settings={
-            "application_name": "onefold",
-            "statement_timeout": milliseconds,
-            "lock_timeout": milliseconds,
-            "idle_in_transaction_session_timeout": milliseconds,
-        },
-    )
+
+    async def connect() -> asyncpg.Connection:
+        for _ in range(len(hosts)):  # asyncpg tries them in turn too, but waits for the first that hangs
+            first = hosts[0]
+            names, ports = zip(*hosts, strict=True)
+            try:
+                return await asyncpg.connect(
+                    dsn,
+                    host=names,
+                    port=ports,
+                    timeout=TIMEOUT / len(hosts),
+                    command_timeout=limit and limit + 1,  # for a server that does not even answer that it is late
+                    target_session_attrs="read-write" if must_write else None,
+                    server_settings={
+                        "application_name": "onefold",
+                        "statement_timeout": milliseconds,
+                        "lock_timeout": milliseconds,
+                        "idle_in_transaction_session_timeout": milliseconds,
+                    },
+                )
+            except TimeoutError:
+                if hosts[0] is first:  # no other task has done it
+                    hosts.rotate(-1)
+            except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                raise ConnectionError(type(error).__name__) from error
+        raise TimeoutError
+
+    return connect
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -224,6 +282,23 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     ):
         connection.execute(f"PRAGMA {pragma}")
     connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows ASCII only
+
+
+def _notice_another_file(engine: Engine, path: Path) -> None:
+    """Drop connections whose file was deleted or replaced: for them it lives on, and what they write is lost."""
+
+    @event.listens_for(engine, "checkout")
+    def compare(_connection: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        found = path.stat()  # an OSError for a file that is gone
+        if record.info.setdefault("file", (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):
+            raise InvalidatePoolError
+
+
+def _drop_useless(context: ExceptionContext) -> None:
+    """Drop all connections to a server that is read-only now, or to a damaged file: a new one may do better."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) == "25006" or getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_DOWN:
+        context.is_disconnect = True
 
 
 def _lower(text: str | None) -> str | None:
@@ -241,27 +316,40 @@ def _end_sqlite(connection: sqlite3.Connection | None, _record: object) -> None:
         connection.rollback()
 
 
-def _trouble(error: Exception) -> Literal["again", "locked", "down"] | None:
-    """What a failed unit should do: be run again, wait for a lock, give up for now, or (None) report a defect."""
+_SQLITE_DOWN = {
+    getattr(sqlite3, f"SQLITE_{name}")
+    for name in ("PERM", "READONLY", "IOERR", "CORRUPT", "FULL", "CANTOPEN", "PROTOCOL", "NOTADB")
+}
+
+
+def _trouble(error: Exception) -> Literal["again", "locked", "down", "outdated"] | None:
+    """What a failed unit should do: be run again, wait for a lock, give up for now, or (None) report a defect.
+
+    "outdated" is the defect of a statement that names no table or column, unless the schema is not the code's.
+    """
     if not isinstance(error, DBAPIError):
         return "down"  # asyncpg reports a refused connection as a bare OSError
     if isinstance(error.orig, sqlite3.Error):
         match getattr(error.orig, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return "locked"
-            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+            case code if code in _SQLITE_DOWN:
                 return "down"
+            case sqlite3.SQLITE_ERROR if re.search("^no such (table|column)|has no column named", str(error.orig)):
+                return "outdated"
         return None
     sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate in ("40001", "40P01"):  # serialization_failure, deadlock_detected
         return "again"
     if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InvalidCachedStatementError):
         return "again"  # a migration has changed the table since the statement was prepared
-    if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # it was cut
+    if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # cut, or dropped
         return "again"
-    # cannot_connect_now, query_canceled, lock_not_available, and the classes for lack of resources, for a
-    # login that failed and for a database that is not there
-    if sqlstate in ("57P03", "57014", "55P03") or sqlstate[:2] in ("53", "28", "3D"):
+    if sqlstate in ("42P01", "42703"):  # undefined_table, undefined_column
+        return "outdated"
+    # cannot_connect_now, query_canceled, lock_not_available, data_corrupted, index_corrupted, and the classes for lack
+    # of resources, for a login that failed, for a database that is not there and for what the system refuses
+    if sqlstate in ("57P03", "57014", "55P03", "XX001", "XX002") or sqlstate[:2] in ("53", "28", "3D", "58"):
         return "down"
     return None
 

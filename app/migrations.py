@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # Alembic is imported where it is used: a service that starts needs it only to tell whether it is ready.
 
 
+OUTDATED = "The schema is not up to date: run scripts/prestart.sh"
+
+
 def _config() -> "Config":
     from alembic.config import Config
 

@@ -9,16 +9,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
 from app import migrations, users
 from app.config import Settings, get_settings
-from app.db import Database, connect_postgresql
+from app.db import Database, connector, create_file, sqlite_file
 from app.errors import Unavailable
 from app.security import Passwords
 from app.users import EmailTaken, UserAdd
@@ -38,6 +36,7 @@ async def prestart(settings: Settings) -> None:
 
 async def first_run(settings: Settings) -> None:
     """The same for a database that is still empty, so that in development the server can be started by itself."""
+    create_file(settings.database_url)
     database = Database(settings.database_url)
     try:
         is_empty = await database.read(migrations.revision) is None
@@ -53,11 +52,10 @@ async def first_run(settings: Settings) -> None:
 async def _locked(url: str, deadline: float) -> AsyncIterator[None]:
     """Holds a lock that ends with its holder, however that ends. Polled: a statement that waits for an advisory
     lock is itself waited for by CREATE INDEX CONCURRENTLY."""
-    parsed = make_url(url)
-    if parsed.drivername == "sqlite":
-        path = Path(f"{parsed.database}.lock")
+    if database := sqlite_file(url):
+        path = database.with_name(f"{database.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:  # noqa: ASYNC230  # nothing else runs here
+        with path.open("a") as file:
 
             async def flock() -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +63,7 @@ async def _locked(url: str, deadline: float) -> AsyncIterator[None]:
             await _until(deadline, "another process to finish its migration", flock)
             yield
         return
-    connection = await _until(deadline, "the database", lambda: connect_postgresql(parsed, limit=None))
+    connection = await _until(deadline, "the database", connector(url, limit=None))
     try:
 
         async def lock() -> None:

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import uuid
@@ -22,7 +23,7 @@ _folder = tempfile.TemporaryDirectory(prefix="onefold-tests-")
 os.environ |= {
     "ENVIRONMENT": "development",
     "DATABASE_URL": f"sqlite:///{_folder.name}/unused.db",
-    "SECRET_KEY": "0123456789abcdef" * 4,
+    "SECRET_KEY": secrets.token_hex(32),
 }
 
 import asyncpg  # noqa: E402
@@ -33,6 +34,7 @@ from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
 from app import auth, emails, logs, migrations, security  # noqa: E402
 from app.auth import Caller, Context, LoginSession  # noqa: E402
+from app.db import create_file  # noqa: E402
 from app.sender import sending  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
@@ -118,7 +120,9 @@ def make_database(postgresql_url: str | None) -> Iterator[Callable[[str], str]]:
     def make(backend: str) -> str:
         name = f"onefold_{uuid.uuid4().hex}"
         if backend == "sqlite":
-            return f"sqlite:///{_folder.name}/{name}.db"
+            url = f"sqlite:///{_folder.name}/{name}.db"
+            create_file(url)
+            return url
         assert postgresql_url
         admin(postgresql_url, f"CREATE DATABASE {name}")
         made.append(name)

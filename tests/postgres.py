@@ -31,7 +31,8 @@ def find_binaries() -> Path | None:
 class Postgres:
     """One server on a free port of the loopback, run by an unprivileged user even when the tests are root's."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, primary: "Postgres | None" = None) -> None:
+        """A new cluster, or a standby of `primary`, which runs."""
         self._binaries = binaries
         self._folder = Path(tempfile.mkdtemp(prefix="onefold-postgres-"))
         self._as: dict[str, Any] = {}
@@ -41,8 +42,17 @@ class Postgres:
             self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         self.port = free_port()
         self._server: subprocess.Popen[bytes] | None = None
-        options = ["-U", "onefold", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-        command = [str(binaries / "initdb"), "-D", str(self._folder / "data"), *options]
+        if primary:
+            self._run("pg_basebackup", "-d", primary.url(), "-R", "-c", "fast", "--no-sync")
+        else:
+            self._run("initdb", "-U", "onefold", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
+
+    def _run(self, program: str, *options: str) -> None:
+        command = [str(self._binaries / program), "-D", str(self.data), *options]
         subprocess.run(command, check=True, capture_output=True, cwd="/", **self._as)
 
     def url(self, database: str = "postgres") -> str:
@@ -59,7 +69,7 @@ class Postgres:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._folder / "data", *options],
+                [self._binaries / "postgres", "-D", self.data, *options],
                 stdout=log,
                 stderr=log,
                 cwd="/",
@@ -76,6 +86,10 @@ class Postgres:
             self._server.send_signal(signal.SIGINT)  # a fast shutdown: open transactions are rolled back
             self._server.wait(30)
             self._server = None
+
+    def promote(self) -> None:
+        """Make a standby a primary."""
+        self._run("pg_ctl", "promote")
 
     def remove(self) -> None:
         self.stop()

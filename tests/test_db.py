@@ -339,15 +339,16 @@ def test_a_database_that_is_down_is_503_and_is_used_again_as_soon_as_it_is_back(
         service.stop()
 
 
+async def fill_the_pool(service: Service) -> None:
+    await asyncio.gather(*(service.database.read(execute, "SELECT pg_sleep(0.2)") for _ in range(5)))
+
+
 @on_postgresql
 @pytest.mark.parametrize(("method", "body", "status"), [("GET", None, 200), ("POST", {"title": "Notes"}, 201)])
 def test_connections_that_were_cut_are_replaced_unnoticed(
     service: Service, client_of: Clients, ada: User, method: str, body: dict[str, str] | None, status: int
 ) -> None:
-    async def fill_the_pool() -> None:
-        await asyncio.gather(*(service.database.read(execute, "SELECT pg_sleep(0.2)") for _ in range(5)))
-
-    service.run(fill_the_pool())
+    service.run(fill_the_pool(service))
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'onefold'"
     admin(service.settings.database_url, f"{cut} AND datname = current_database()")
     assert client_of(ada).request(method, "/api/v1/items/", json=body).status_code == status

@@ -124,7 +124,9 @@ def install(app: FastAPI) -> None:
 async def _app_error(_request: Request, error: AppError) -> Response:
     if error.status >= 500:
         cause = error.__cause__
-        about = {"cause": type(cause).__name__, "sqlstate": getattr(getattr(cause, "orig", None), "sqlstate", None)}
+        said = getattr(cause, "orig", None)
+        code = getattr(said, "sqlstate", None) or getattr(said, "sqlite_errorname", None)
+        about = {"cause": type(cause).__name__, "sqlstate": code}
         logger.warning("%s: %s", error.code, error.detail, extra={"data": about if cause else {}})
     return ProblemResponse(error)
 

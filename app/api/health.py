@@ -34,5 +34,5 @@ async def read_readiness(request: Request, db: Db) -> dict[str, str]:
     if request.app.state.draining:
         raise Unavailable("The service is shutting down")
     if await db.read(migrations.revision) != migrations.head():
-        raise Unavailable("The schema is not up to date: run scripts/prestart.sh")
+        raise Unavailable(migrations.OUTDATED)
     return {"status": "ready"}
