@@ -1,7 +1,9 @@
 """The settings: read from the environment and `.env`, checked as a whole before anything starts."""
 
+import io
 import json
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -9,19 +11,16 @@ from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app import mail, security
+from app import db, mail, security
 from app.fields import Email, Line, Password
 from app.imported_hashes import Bcrypt, Imported, Pbkdf2
-
-PLACEHOLDERS = ("change", "secret-key", "secret_key", "your-", "example", "placeholder", "password")
-"""What gives away a key that was copied from somebody's documentation."""
 
 
 def _in_development(values: dict[str, Any]) -> bool:
@@ -52,7 +51,9 @@ class Settings(BaseSettings):
     session_max_days: int = Field(default=30, ge=1, le=3650)
     refresh_grace_seconds: int = Field(default=30, ge=0, le=300)
     throttling_enabled: bool = True
-    backend_cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000"]
+    backend_cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda values: ["http://localhost:3000"] if _in_development(values) else []
+    )
     forwarded_allow_ips: Annotated[list[str], NoDecode] = []
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     signup_open: bool = Field(default_factory=_in_development)
@@ -85,15 +86,15 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _database(cls, value: str) -> str:
+        if not value.startswith("sqlite:"):
+            db.connector(value)
+            return value
         try:
             url = make_url(value)
-        except ArgumentError:  # its text quotes the URL, password included
+        except (ArgumentError, ValueError):  # its text quotes the URL
             raise ValueError("is not a database URL") from None
-        if url.drivername == "sqlite":
-            if url.host or not url.database or url.database == ":memory:":
-                raise ValueError("names no file that processes could share: sqlite:///relative or sqlite:////absolute")
-        elif url.drivername not in ("postgres", "postgresql"):
-            raise ValueError("must begin with sqlite:///, postgresql:// or postgres://")
+        if url.host or not url.database or url.database.startswith((":memory:", "file:")):
+            raise ValueError("names no file that processes could share: sqlite:///relative or sqlite:////absolute")
         return value
 
     @field_validator("secret_key", "secret_key_previous")
@@ -106,10 +107,8 @@ class Settings(BaseSettings):
             if info.data.get("environment") == "production":
                 raise ValueError("is required in production: at least 32 random bytes, as from `openssl rand -hex 32`")
             return SecretStr(_shared_secret(Path("data/secret_key")))
-        if len(key.encode()) < 32:
-            raise ValueError("is too short: at least 32 bytes, as from `openssl rand -hex 32`")
-        if len(set(key)) < 8 or any(word in key.lower() for word in PLACEHOLDERS):
-            raise ValueError("is a placeholder: make your own, as with `openssl rand -hex 32`")
+        if reason := security.key_weakness(key):
+            raise ValueError(f"{reason}: make your own, as with `openssl rand -hex 32`")
         return value
 
     @field_validator("backend_cors_origins", "forwarded_allow_ips", mode="before")
@@ -120,19 +119,26 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             try:
                 return json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError("is neither a JSON array nor a comma-separated list") from None
         return [each.strip() for each in value.split(",") if each.strip()]
 
     @field_validator("backend_cors_origins")
     @classmethod
-    def _origins(cls, value: list[str]) -> list[str]:
+    def _origins(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if "*" in value:
             raise ValueError("cannot be `*`, because credentials are allowed: list the origins")
-        origins = [origin.rstrip("/") for origin in value]
-        for parts in map(urlsplit, origins):
-            if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
-                raise ValueError("must be origins such as https://app.example.com")
+        host = r"([a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\]"
+        is_production = info.data.get("environment") == "production"
+        plain = r"([a-z0-9_-]+\.)*localhost|127\.0\.0\.1|\[::1\]" if is_production else host
+        # As browsers write them (RFC 6454 section 6.2): in lower case and Punycode, without the default port.
+        written = re.compile(rf"(https://({host})(?!:443$)|http://({plain})(?!:80$))(:(?P<port>[1-9][0-9]{{0,4}}))?")
+        origins = [origin.lower().rstrip("/") for origin in value]
+        for found in map(written.fullmatch, origins):
+            if not found or int(found["port"] or 1) > 65535:
+                raise ValueError(
+                    "must be origins such as https://app.example.com; http only on localhost in production"
+                )
         return origins
 
     @field_validator("forwarded_allow_ips")
@@ -157,10 +163,10 @@ class Settings(BaseSettings):
     @field_validator("frontend_url")
     @classmethod
     def _frontend(cls, value: str, info: ValidationInfo) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        found = re.fullmatch(r"(?i:https?)://([^/?#\s]+)[^?#\s]*", value)
+        if not found:
             raise ValueError("must be a URL such as https://app.example.com")
-        if info.data.get("environment") == "production" and info.data.get("mail_url") and "localhost" in parts.netloc:
+        if info.data.get("environment") == "production" and info.data.get("mail_url") and "localhost" in found[1]:
             raise ValueError("is required in production where mail is sent: the links in messages begin with it")
         return value.rstrip("/")
 
@@ -175,8 +181,10 @@ class Settings(BaseSettings):
     @classmethod
     def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         about = (info.data.get("first_superuser_email") or "", info.data.get("app_name", ""))
-        if value and (reason := security.weakness(value.get_secret_value(), *about)):
-            raise ValueError(reason)
+        password = value.get_secret_value() if value else ""
+        for each in filter(None, (password, security.stem(password))):
+            if reason := security.weakness(each, *about):
+                raise ValueError(reason)
         return value
 
     @property
@@ -211,12 +219,32 @@ def _shared_secret(path: Path) -> str:
 @lru_cache
 def get_settings() -> Settings:
     """The settings of this process. Where they cannot be used it ends, naming each variable and never a value."""
+    problems = _malformed(Path(".env"))
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        problems = "\n".join(
-            f"  {str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        problems += [
+            f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
             if problem["type"] != "default_factory_not_called"
-        )
-    raise SystemExit(f"Cannot start with these settings:\n{problems}")
+        ]
+    except UnicodeDecodeError:
+        problems = [".env: is not in UTF-8"]
+    if problems:
+        raise SystemExit("\n  ".join(["Cannot start with these settings:", *problems]))
+    return settings
+
+
+def _malformed(path: Path) -> list[str]:
+    """The lines that would be left out, so that defaults would be used in their place."""
+    problems = []
+    if path.is_file():
+        for line in parse_stream(io.StringIO(path.read_text("utf-8", "replace"))):
+            word = re.match(r"\s*(?:export\s+)?(\w+)", line.original.string)
+            name = word[1].lower() if word else ""
+            known = name in Settings.model_fields
+            if line.error or (known and line.value is None):
+                # Another name is not repeated: it may be the second line of a secret.
+                where = name.upper() if known else f".env, near line {line.original.line}"
+                problems.append(f"{where}: is not written as NAME=value, or a quote is not closed")
+    return problems

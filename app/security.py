@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import string
 import time
 import unicodedata
 import uuid
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
 
 import jwt
@@ -43,7 +45,14 @@ def _is_argon2(hashed: str) -> bool:
     return found is not None and int(found["memory"]) * int(found["time"]) <= 3 * 65_536
 
 
-_COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words if len(word) >= 8)
+_COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words) | {"changethis"}
+_UNDISGUISED = str.maketrans("@013457$", "aoieasts")
+_ROWS = "qwertyuiop asdfghjkl zxcvbnm 1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik"
+_PLACEHOLDERS = ("change", "secret", "insecure", "your-", "example", "placeholder", "password")
+_PUBLISHED = (
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's tutorial
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's documentation
+)
 
 
 def weakness(password: str, *about: str) -> str | None:
@@ -57,9 +66,36 @@ def weakness(password: str, *about: str) -> str | None:
         return "Password should not be of blanks and invisible characters only"
     if folded in _COMMON:
         return "Password should not be among the most common ones"
+    if _repeats(folded):
+        return "Password should not repeat a few characters"
     if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
         return "Password should not be your own address or name, or the name of this service"
     return None
+
+
+def stem(password: str) -> str:
+    """The word behind a password such as `Passw0rd1!`; a password that is not one word with a few digits, as it is."""
+    word = _folded(password).lstrip(string.digits).rstrip(string.digits + string.punctuation)
+    return word.translate(_UNDISGUISED) if 2 * len(word) >= len(password) else password
+
+
+def key_weakness(key: str) -> str | None:
+    """Why a key that signs and seals is refused, or None. A random key of 32 bytes is never refused."""
+    if len(key.encode()) < 32:
+        return "is shorter than 32 bytes"
+    folded = _folded(key)
+    if folded in _PUBLISHED or any(word in folded for word in _PLACEHOLDERS):
+        return "is a placeholder or a published example"
+    # Two thirds of the steps go to a neighbour in the alphabet, among the digits or on a keyboard.
+    steps = [abs(ord(a) - ord(b)) <= 1 or a + b in _ROWS or b + a in _ROWS for a, b in pairwise(folded)]
+    if len(set(folded)) < 8 or _repeats(folded) or 3 * sum(steps) >= 2 * len(steps):
+        return "follows a pattern"
+    return None
+
+
+def _repeats(text: str) -> bool:
+    runs = [text[at : at + 3] for at in range(len(text) - 2)]
+    return 3 * len(set(runs)) <= 2 * len(runs)
 
 
 # What Unicode calls Default_Ignorable beyond the category Cf, after NFKC, and the blank of Braille.

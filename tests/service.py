@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import ssl
 import subprocess
@@ -28,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-KEY = "0123456789abcdef" * 4
+KEY = os.environ.setdefault("SECRET_KEY", secrets.token_hex(32))
 UVICORN = ("-m", "uvicorn", "app.main:app")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For `verify`, shared: to make one for each client takes most of its time."""

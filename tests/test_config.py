@@ -1,8 +1,11 @@
 """Settings: complete in the example, refused as a whole, and without insecure defaults in production."""
 
+import random
 import re
 import subprocess
 import sys
+import traceback
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings, get_settings
+from app.security import key_weakness
 from tests.service import KEY, NO_TLS, ROOT, Service, environment, settings
 
 Read = Callable[..., Settings]
@@ -55,13 +59,39 @@ def test_the_example_has_every_setting_with_its_default(read: Read, tmp_path: Pa
     assert read() == defaults
 
 
+KNOWN_KEYS = [
+    "changethis",
+    "changethis" * 4,
+    "your-super-secret-key-here",
+    "a" * 40,
+    "ab" * 40,
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's tutorial
+    "09D25E094FAA6CA2556C818166B7A9563B93F7099F6F0F4CAA6CF63B88E8D3E7",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's documentation
+    "a-string-secret-at-least-256-bits-long",  # jwt.io
+    "django-insecure-8q3x!m1c^w6$k0z@u7h5r2b9n4v(f)e+t=y*s-d%g&j#a_lp",
+    "0123456789abcdef" * 4,
+    "0123456789abcdef" * 2 + "01",
+    "0123456789abcdefghijklmnopqrstuv",
+    "zyxwvutsrqponmlkjihgfedcba987654",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef",
+    "qwertyuiopasdfghjklzxcvbnm1234567890",
+    "poiuytrewqlkjhgfdsamnbvcxz0987654321",
+    "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik,9ol.",
+    "correcthorse" * 3,
+    "onefold api onefold api onefold api 1",
+    "f3a91c7be2d804566b1f9a0c3e7d25b8" * 2,
+]
 PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": KEY}
 REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("SECRET_KEY", "", {"ENVIRONMENT": "production"}),
     *(
         ("SECRET_KEY", key, {"ENVIRONMENT": environment})
         for environment in ("production", "development")
-        for key in (KEY[:31], "changethis", "changethis" * 4, "your-super-secret-key-here", "a" * 40, "ab" * 40)
+        for key in (
+            "f3a91c7be2d804566b1f9a0c3e7d25b",  # 31 bytes; KEY differs between workers
+            *KNOWN_KEYS,
+        )
     ),
     ("SECRET_KEY", "your-super-secret-key-here-0123456789", {"ENVIRONMENT": "production"}),
     *(("SECRET_KEY_PREVIOUS", key, PRODUCTION) for key in (KEY[:31], "changethis" * 4, "a" * 40)),
@@ -88,11 +118,53 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("BACKEND_CORS_ORIGINS", "hunter2", {}),
     ("BACKEND_CORS_ORIGINS", '["hunter2"', {}),
     ("BACKEND_CORS_ORIGINS", "[1]", {}),
-    ("BACKEND_CORS_ORIGINS", "https://a.example/hunter2", {}),
+    *(
+        ("BACKEND_CORS_ORIGINS", f"http://localhost:3000,{origin}", others)
+        for others in ({}, PRODUCTION)
+        for origin in (
+            "https://a.example/hunter2",
+            "https://*.hunter2.org",
+            "https://user:hunter2@a.example",
+            "https://a.example hunter2",
+            "https://a.example?hunter2",
+            "https://a.example#hunter2",
+            "https://a.example:hunter2",
+            "https://a.example:65536",
+            "https://a.example:0",
+            "https://a.example:",
+            "https://a.example:443",
+            "http://localhost:80",
+            "https://a..example",
+            "https://b\u00fccher.example",
+            "https://a.example\u2100",
+            "https://[hunter2",
+            "ftp://hunter2.example",
+            "//hunter2.example",
+            "https://",
+            "null",
+        )
+    ),
+    ("BACKEND_CORS_ORIGINS", "[" * 100_000, {}),
+    ("BACKEND_CORS_ORIGINS", "https://a.example,http://hunter2.example", PRODUCTION),
+    ("BACKEND_CORS_ORIGINS", "http://localhost.hunter2.example", PRODUCTION),
+    ("BACKEND_CORS_ORIGINS", "http://hunter2localhost:3000", PRODUCTION),
     ("DATABASE_URL", "hunter2", {}),
     ("DATABASE_URL", "mysql://root:hunter2@localhost/onefold", {}),
     ("DATABASE_URL", "postgresql+psycopg://root:hunter2@localhost/onefold", {}),
     ("DATABASE_URL", "postgresql://root:hunter2@localhost:port/onefold", {}),
+    ("DATABASE_URL", "postgresql://app:pa@ss:hunter2@host/db", {}),
+    ("DATABASE_URL", "postgresql://app:pa@hunter2@host/db", {}),
+    ("DATABASE_URL", "postgresql://app@host:99999/db", {}),
+    ("DATABASE_URL", "postgresql://app@one:5432,two:hunter2/db", {}),
+    ("DATABASE_URL", "postgresql://app@one,,two/hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@[::1/hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@host/db?sslmode=hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@host/db?target_session_attrs=hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@host/db?hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@host/db#hunter2", {}),
+    ("DATABASE_URL", "postgresql://app@host/db?sslmode=verify-full&sslrootcert=/nowhere/hunter2", {}),
+    ("DATABASE_URL", "sqlite:///file:hunter2?mode=memory&uri=true", {}),
+    ("DATABASE_URL", "sqlite://host:hunter2/db", {}),
     ("DATABASE_URL", "sqlite://", {}),
     ("DATABASE_URL", "sqlite:///:memory:", {}),
     ("DATABASE_URL", "sqlite://hunter2/onefold.db", {}),
@@ -118,7 +190,23 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("LOG_LEVEL", "hunter2", {}),
     ("FIRST_SUPERUSER_EMAIL", "hunter2", {}),
     ("FIRST_SUPERUSER_PASSWORD", "hunter2", {}),
-    ("FIRST_SUPERUSER_PASSWORD", "password123", {}),
+    *(
+        ("FIRST_SUPERUSER_PASSWORD", password, {})
+        for password in (
+            "password123",
+            "changethis",
+            "ChangeThis!",
+            "admin123",
+            "Admin1234!",
+            "password1!",
+            "P@ssw0rd2026!",
+            "1Password?",
+            "summer2026",
+            "qwerty!!!",
+            "onefold1",
+            "abcabcabc",
+        )
+    ),
     ("FIRST_SUPERUSER_PASSWORD", "admin@example.com", {}),
     *(("IMPORTED_BCRYPT_COST", cost, {}) for cost in ("3", "16", "hunter2")),
     *(("IMPORTED_PBKDF2_ITERATIONS", iterations, {}) for iterations in ("0", "1000000000")),
@@ -134,7 +222,7 @@ def test_a_setting_that_cannot_be_used_is_named_without_its_value(
     title, *problems = str(refused.value).splitlines()
     assert title == "Cannot start with these settings:"
     assert [problem.partition(":")[0] for problem in problems] == [f"  {name}"]
-    assert len(value) < 10 or value not in str(refused.value)
+    assert len(value) < 13 or value not in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
@@ -226,6 +314,8 @@ def test_database_urls_are_taken_as_people_write_them(read: Read, url: str) -> N
         ("http://a.example/,", ["http://a.example"]),
         ("[]", []),
         ("", ["http://localhost:3000"]),
+        ("HTTPS://App.Example.com/", ["https://app.example.com"]),
+        ("https://xn--bcher-kva.example,http://[::1]:3000", ["https://xn--bcher-kva.example", "http://[::1]:3000"]),
     ],
 )
 def test_origins_are_a_json_array_or_a_list_with_commas(read: Read, value: str, origins: list[str]) -> None:
@@ -239,6 +329,159 @@ def test_settings_are_also_read_from_a_file_after_the_environment(read: Read, tm
     assert from_file.secret_key.get_secret_value() == KEY
     assert read().log_level == "warning"
     assert KEY not in f"{from_file!r}{from_file.model_dump_json()}"
+
+
+def test_in_production_no_page_may_call_until_it_is_listed_and_plain_http_only_from_this_machine(read: Read) -> None:
+    assert read(**PRODUCTION).backend_cors_origins == []
+    local = ["http://localhost:3000", "http://app.localhost", "http://127.0.0.1:3000", "http://[::1]"]
+    assert read(**PRODUCTION, BACKEND_CORS_ORIGINS=",".join(local)).backend_cors_origins == local
+
+
+def test_a_random_key_is_never_refused() -> None:
+    for number in range(3000):
+        raw = random.Random(number).randbytes(32)
+        for key in (raw.hex(), raw[:16].hex(), b64encode(raw).decode(), urlsafe_b64encode(raw).decode().rstrip("=")):
+            assert key_weakness(key) is None, key
+
+
+def test_a_good_password_of_the_first_superuser_is_taken(read: Read) -> None:
+    for password in ("correct horse battery", "x7!kQ2#summer", "93417-love-88213", "Rq7vT2mX9pLw4"):
+        read(FIRST_SUPERUSER_PASSWORD=password)
+
+
+MARKER = "hunter2marker"
+SHAPES = [
+    MARKER,
+    f"1{MARKER}",
+    f" {MARKER} ",
+    f"{MARKER}\n{MARKER}",
+    f'"{MARKER}',
+    f'["{MARKER}"',
+    f'{{"{MARKER}": 1}}',
+    f"\udcff{MARKER}",
+    f"{MARKER}\u2100",
+    f"{MARKER}@",
+    f"/{MARKER}/",
+    *(
+        f"{scheme}{rest}"
+        for scheme in (
+            "sqlite:///",
+            "sqlite://",
+            "postgresql://",
+            "smtp://",
+            "smtps://",
+            "file://",
+            "http://",
+            "x://",
+            "",
+        )
+        for rest in (
+            f"app:{MARKER}@host:port/db",
+            f"app:pa@ss:{MARKER}@host/db",
+            f"app:{MARKER}/x@host/db",
+            f"app:{MARKER}#x@host/db",
+            f"app:{MARKER}?x@host/db",
+            f"app:{MARKER}%zz@host:-1/db",
+            f"app:[{MARKER}@host/db",
+            f"app:{MARKER}]@host/db",
+            f"app:{MARKER}\u2100@host/db",
+            f"app:x@[{MARKER}/db",
+            f"app:x@host:{MARKER}/db",
+            f"app:x@one:1,two:{MARKER}/db",
+            f"app:x@host/db?{MARKER}",
+            f"app:x@host/db?sslmode={MARKER}",
+            f"app:x@host/db?timeout={MARKER}&uri={MARKER}",
+            f"app:x@host/db?starttls={MARKER}",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_what_a_setting_holds_is_never_printed(
+    read: Read,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    source: str,
+) -> None:
+    refused: list[SystemExit] = []
+    named: list[bool] = []
+    for shape in SHAPES:
+        values, variable = {"SECRET_KEY": KEY}, name.upper()
+        if source == "environment":
+            values[variable] = shape
+        elif variable != "SECRET_KEY" or values.pop(variable):
+            (tmp_path / ".env").write_text(f"{variable}={shape}\n", "utf-8", "surrogateescape")
+        try:
+            read(**values)
+        except SystemExit as error:
+            refused.append(error)
+            named += [f"\n  {variable}: " in str(error.code) or "\n  .env: is not in UTF-8" in str(error.code)]
+    assert named
+    assert all(named)
+    printed = [line for error in refused for line in traceback.format_exception(error)]
+    assert MARKER not in "".join([*printed, *capfd.readouterr(), caplog.text])
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (f'SECRET_KEY="{MARKER}', "SECRET_KEY"),
+        (f"export SECRET_KEY='{MARKER}", "SECRET_KEY"),
+        (f"secret_key: {MARKER}", "SECRET_KEY"),
+        (f'SECRET_KEY="a key" {MARKER}', "SECRET_KEY"),
+        ("SECRET_KEY", "SECRET_KEY"),
+        (f"# a key\n\nSECRET_KEY {MARKER}", "SECRET_KEY"),
+        (f"{MARKER} {MARKER}", ".env, near line 2"),
+        (f"'{MARKER}", ".env, near line 2"),
+        (f"APP_NAME=\xff{MARKER}", ".env"),
+    ],
+)
+def test_a_line_of_the_file_that_cannot_be_read_is_refused_and_not_left_out(
+    read: Read, tmp_path: Path, line: str, named: str
+) -> None:
+    (tmp_path / ".env").write_bytes(f"APP_NAME=Named\n{line}\n".encode("latin-1"))
+    with pytest.raises(SystemExit) as refused:
+        read()
+    [problem] = str(refused.value).splitlines()[1:]
+    assert problem.startswith(f"  {named}: ")
+    assert MARKER not in problem
+
+
+COMMANDS = [
+    "-m app.prestart",
+    "-m uvicorn app.main:app --port 1",
+    "-m app.sender",
+    f"-m alembic -c {ROOT}/alembic.ini upgrade head",
+]
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_no_command_starts_or_prints_a_value_where_settings_are_refused(tmp_path: Path, source: str) -> None:
+    values = {
+        "DATABASE_URL": f"postgresql://app:pa@ss:{MARKER}@host/db",
+        "MAIL_URL": f"smtp://app:{MARKER}@host:port",
+        "FRONTEND_URL": f"https://{MARKER} x",
+    }
+    given = values if source == "environment" else {}
+    env = environment("", PYTHONPATH=str(ROOT), **given)
+    if source == "file":
+        del env["DATABASE_URL"]
+        (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command.split()], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for command in (COMMANDS if source == "environment" else COMMANDS[:1])
+    ]
+    for process in started:
+        said = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == 1
+        assert MARKER not in said
+        assert [line.partition(":")[0].strip() for line in said.splitlines()[1:]] == list(values)
 
 
 START_FOUR = r"""
