@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     refresh_grace_seconds: int = Field(default=30, ge=0, le=300)
     throttling_enabled: bool = True
     backend_cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000"]
+    max_items_per_user: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     signup_open: bool = Field(default_factory=_in_development)
     directory_open: bool = Field(default_factory=_in_development)

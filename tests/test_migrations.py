@@ -54,11 +54,11 @@ def schema(session: Session) -> set[tuple[Any, ...]]:
 
 
 def _normal(part: Any) -> Any:
-    """A CREATE TABLE as its columns and constraints, in whatever order, spacing and quotes they were written."""
+    """A CREATE TABLE as its columns and constraints, however it was written: order, spacing, quotes, parentheses."""
     if not isinstance(part, str) or not part.startswith("CREATE TABLE"):
         return part
     parts, depth = [""], 0
-    for word in re.findall(r"[(),]|[^\s\"(),]+", part):
+    for word in re.findall(r"[(),]|[^\s\"(),]+", re.sub(r"DEFAULT \('(.*?)'\)", r"DEFAULT '\1'", part)):
         depth += {"(": 1, ")": -1}.get(word, 0)
         if word == "," and depth == 1:
             parts.append("")
