@@ -15,8 +15,8 @@ from sqlmodel import Field, Session
 
 def fold(given: str) -> str:
     """One spelling of what reads alike (UAX 15 NFKC, UAX 21 case folding); a dotted capital I is an i."""
-    folded = unicodedata.normalize("NFKC", given).casefold()
-    return unicodedata.normalize("NFKC", folded).replace("i\u0307", "i")
+    folded = unicodedata.normalize("NFKC", given).casefold().replace("i\u0307", "i")
+    return unicodedata.normalize("NFKC", folded)
 
 
 def searchable(*fields: str) -> Any:

@@ -241,6 +241,14 @@ def test_a_generated_migration_is_empty_at_head_and_otherwise_goes_up_and_down(m
     assert elsewhere(migrated_url, schema) == made
 
 
+def test_items_that_are_there_already_can_be_searched(migrated_url: str) -> None:
+    seeded = seed(migrated_url)
+    assert [item["search"] for item in seeded["items"]] == ["notes of ada", "notes of bob"]
+    command.downgrade(configured(migrated_url), "961ac46eb26c")
+    migrations.upgrade(migrated_url)
+    assert elsewhere(migrated_url, rows) == seeded
+
+
 @on_sqlite
 def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(migrated_url: str, tree: Tree) -> None:
     seeded = seed(migrated_url)

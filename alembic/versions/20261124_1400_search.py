@@ -20,8 +20,8 @@ items = sa.table("items", sa.column("id", sa.Uuid()), sa.column("title", sa.Stri
 
 
 def fold(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFKC", folded).replace("i\u0307", "i")
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
+    return unicodedata.normalize("NFKC", folded)
 
 
 def upgrade() -> None:
