@@ -318,8 +318,9 @@ def sessions(session: Session, user: UserPublic, settings: Settings, current: uu
 
 
 def end_session(session: Session, user: UserPublic, session_id: uuid.UUID) -> None:
-    login = session.get(LoginSession, session_id, with_for_update=True)
-    if login is None or login.user_id != user.id:
+    mine = select(LoginSession).where(LoginSession.id == session_id, LoginSession.user_id == user.id)
+    login = session.exec(mine.with_for_update()).first()
+    if login is None:
         raise NotFound
     session.delete(login)
 

@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import math
 import random
 import re
 import sqlite3
+import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
@@ -18,7 +21,7 @@ from urllib.parse import quote
 import asyncpg
 from asyncpg.connect_utils import _parse_connect_dsn_and_args
 from pydantic import ConfigDict
-from sqlalchemy import ColumnElement, Engine, MetaData, Table, UniqueConstraint, delete, event, inspect, tuple_
+from sqlalchemy import ColumnElement, Engine, MetaData, Table, UniqueConstraint, delete, event, inspect, literal, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
@@ -32,8 +35,9 @@ from sqlmodel import Session as Session  # for those who pass units on and write
 from sqlmodel.ext.asyncio.session import AsyncSession
 from uuid_utils.compat import uuid7
 
-from app import migrations
-from app.errors import AppError, Conflict, Unavailable
+from app import fairness, migrations
+from app.errors import AppError, Conflict, QuotaExceeded, Unavailable
+from app.fairness import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +46,11 @@ TIMEOUT = 3.0
 """Seconds for which a unit waits: for a connection, a lock or the answer to one statement."""
 TRIES = 3
 """How often a unit is run that the database rolled back for reasons of its own."""
+LOOP_LIMIT = 0.02
+"""Seconds after which a unit on SQLite is interrupted, and run again in a thread, because the event loop waits."""
+SLOW_FOR = 5.0
+"""Seconds for which all units of its caller begin in a thread after that."""
+THREADS = 4
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -94,10 +103,27 @@ def sweep(session: Session, model: type[SQLModel], outdated: ColumnElement[bool]
     session.execute(delete(model).where(tuple_(*key).in_(some)))
 
 
+def quota(session: Session, whose: Any, most: int | None) -> None:
+    """Refuse the row that was just added where `whose` rows are more than `most` now (QuotaExceeded).
+
+    Units that run at the same time do not see each other's rows: of each there may be one too many.
+    """
+    if most is not None and session.execute(select(literal(1)).where(whose).offset(most).limit(1)).first():
+        raise QuotaExceeded
+
+
 class _ReadSession(Session):
     def flush(self, objects: Any = None) -> None:  # noqa: ARG002  # as Session has it
         if self.new or self.dirty or self.deleted:
             raise RuntimeError("a read unit must not write: it would neither be atomic nor be undone")
+
+
+class _Running(threading.local):
+    until = math.inf
+    """When the unit that this thread runs on SQLite is interrupted (by the monotonic clock)."""
+
+
+_running = _Running()
 
 
 class Database:
@@ -107,43 +133,46 @@ class Database:
     returns, so that what is answered is true. Rows come back complete and detached. A unit may be run again (after a
     serialisation failure, a deadlock or a lost connection), up to TRIES times. Raises `Unavailable` when the database
     cannot be used or answers too late, what CONSTRAINTS says for a broken constraint, and what the unit raises.
+
+    Callers take turns (see `fairness`). On SQLite a unit runs on the event loop, since most take less time than a
+    thread would cost; a turn ends with the next round of the loop, so that others come in between.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
-        self._engine = make_engine(url, pool_size=pool_size)
-        self.dialect: Literal["sqlite", "postgresql"] = (
-            "postgresql" if isinstance(self._engine, AsyncEngine) else "sqlite"
-        )
-        level = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {"onefold_read": True}
-        self._reader = self._engine.execution_options(**level)
+        self._engine = engine = make_engine(url, pool_size=pool_size)
+        self._reader: Engine | AsyncEngine
+        self._slow: dict[str | None, float] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite")  # which start when they are needed
+        self.dialect: Literal["sqlite", "postgresql"]
+        if isinstance(engine, AsyncEngine):
+            self.dialect = "postgresql"
+            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._reads = self._writes = FairQueue(pool_size, each=max(1, pool_size // 2), patience=TIMEOUT)
+        else:
+            self.dialect = "sqlite"
+            self._reader = engine.execution_options(onefold_read=True)
+            self._reads = FairQueue(math.inf, each=THREADS // 2, patience=TIMEOUT)
+            self._writes = FairQueue(1, each=1, patience=TIMEOUT)
 
     async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def unit(session: Session) -> T:
-            result = work(session, *args, **kwargs)
-            session.flush()
-            return result
-
-        return await self._run(unit, writes=False)
+        return await self._run(lambda session: work(session, *args, **kwargs), writes=False)
 
     async def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def unit(session: Session) -> T:
-            result = work(session, *args, **kwargs)
-            session.flush()
-            try:
-                session.commit()
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise Unavailable("The connection was lost: whether the change was made is unknown") from error
-                raise
-            return result
+        return await self._run(lambda session: work(session, *args, **kwargs), writes=True)
 
-        return await self._run(unit, writes=True)
+    async def _run(self, work: Callable[[Session], T], *, writes: bool) -> T:
+        caller, turns = fairness.caller.get(), self._writes if writes else self._reads
+        await turns.acquire(caller)
+        try:
+            return await self._retry(work, writes, caller)
+        finally:
+            asyncio.get_running_loop().call_soon(turns.release, caller)
 
-    async def _run(self, unit: Callable[[Session], T], *, writes: bool) -> T:
+    async def _retry(self, work: Callable[[Session], T], writes: bool, caller: str | None) -> T:
         deadline = time.monotonic() + TIMEOUT
         for tries in itertools.count(1):
             try:
-                return await self._attempt(unit, writes)
+                return await self._attempt(work, writes, caller)
             except IntegrityError as error:
                 if answer := _broken(error):
                     raise answer from error
@@ -154,7 +183,7 @@ class Database:
                         pass
                     case "locked" if time.monotonic() < deadline:
                         pass
-                    case "outdated" if await self.read(migrations.revision) != migrations.head():
+                    case "outdated" if await self._attempt(migrations.revision, False, caller) != migrations.head():
                         raise Unavailable(migrations.OUTDATED) from error
                     case "outdated" | None:
                         raise
@@ -163,20 +192,51 @@ class Database:
             await asyncio.sleep(random.uniform(0.005, 0.03) * min(tries, 4))  # noqa: S311  # jitter
         raise AssertionError  # for the type checker: the loop has no end
 
-    async def _attempt(self, unit: Callable[[Session], T], writes: bool) -> T:
+    async def _attempt(self, work: Callable[[Session], T], writes: bool, caller: str | None) -> T:
         engine = self._engine if writes else self._reader
         kind = Session if writes else _ReadSession
         if isinstance(engine, AsyncEngine):
             async with AsyncSession(engine, sync_session_class=kind, expire_on_commit=False) as session:
-                return await session.run_sync(unit)  # type: ignore[arg-type]  # the session is one of ours
-        with kind(engine, expire_on_commit=False) as session:
-            return unit(session)
+                return await session.run_sync(_unit, work, writes)  # type: ignore[arg-type]  # the session is one of ours
+
+        def attempt(until: float) -> T:
+            with kind(engine, expire_on_commit=False) as session:
+                return _unit(session, work, writes, until)
+
+        started = time.monotonic()
+        if self._slow.get(caller, started) <= started:
+            try:
+                return attempt(started + LOOP_LIMIT)
+            except DBAPIError as error:
+                if _trouble(error) != "slow":
+                    raise
+            slow_until = time.monotonic() + SLOW_FOR
+            self._slow = {caller: slow_until} | {key: until for key, until in self._slow.items() if until > started}
+        return await asyncio.get_running_loop().run_in_executor(self._threads, attempt, time.monotonic() + TIMEOUT)
 
     async def close(self) -> None:
+        self._threads.shutdown()  # within TIMEOUT
         if isinstance(self._engine, AsyncEngine):
             await self._engine.dispose()
         else:
             self._engine.dispose()
+
+
+def _unit(session: Session, work: Callable[[Session], T], writes: bool, until: float = math.inf) -> T:
+    _running.until = until
+    try:
+        result = work(session)
+        session.flush()
+    finally:
+        _running.until = math.inf  # an interrupted COMMIT may be done or not
+    if writes:
+        try:
+            session.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable("The connection was lost: whether the change was made is unknown") from error
+            raise
+    return result
 
 
 def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) -> Engine | AsyncEngine:
@@ -281,7 +341,8 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "busy_timeout = 20",  # the event loop waits no longer than this (ms): units try again, without blocking it
     ):
         connection.execute(f"PRAGMA {pragma}")
-    connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows ASCII only
+    # Asked after each 10,000 steps of a statement, about a millisecond.
+    connection.set_progress_handler(lambda: time.monotonic() > _running.until, 10_000)
 
 
 def _notice_another_file(engine: Engine, path: Path) -> None:
@@ -301,10 +362,6 @@ def _drop_useless(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _lower(text: str | None) -> str | None:
-    return text and text.lower()
-
-
 def _begin_sqlite(connection: Connection) -> None:
     if not connection.get_execution_options().get("onefold_read"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # a plain BEGIN fails at once when it comes to write
@@ -322,8 +379,8 @@ _SQLITE_DOWN = {
 }
 
 
-def _trouble(error: Exception) -> Literal["again", "locked", "down", "outdated"] | None:
-    """What a failed unit should do: be run again, wait for a lock, give up for now, or (None) report a defect.
+def _trouble(error: Exception) -> Literal["again", "locked", "slow", "down", "outdated"] | None:
+    """What became of a unit: to be run again, to wait for a lock, too slow, given up for now, or (None) a defect.
 
     "outdated" is the defect of a statement that names no table or column, unless the schema is not the code's.
     """
@@ -333,6 +390,8 @@ def _trouble(error: Exception) -> Literal["again", "locked", "down", "outdated"]
         match getattr(error.orig, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return "locked"
+            case sqlite3.SQLITE_INTERRUPT:
+                return "slow"
             case code if code in _SQLITE_DOWN:
                 return "down"
             case sqlite3.SQLITE_ERROR if re.search("^no such (table|column)|has no column named", str(error.orig)):

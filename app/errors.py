@@ -67,6 +67,11 @@ class Conflict(AppError):
     detail = "The request conflicts with the present state"
 
 
+class QuotaExceeded(Conflict):
+    code = "quota_exceeded"
+    detail = "You have as many of these as you may have: delete some first"
+
+
 class MethodNotAllowed(AppError):
     status = 405
     title = "Method Not Allowed"

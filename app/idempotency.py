@@ -4,13 +4,15 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import JSON, delete
+from sqlalchemy import JSON, and_, delete
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.db import insert, now, sweep
+from app.db import insert, now, quota, sweep
 from app.errors import AppError
 
 LIFETIME = timedelta(hours=24)
+MOST = 10_000
+"""How many keys a user may use in that time: to forget them earlier would break a promise."""
 
 
 class IdempotencyKeyReused(AppError):
@@ -43,7 +45,8 @@ def once(
     """The answer to a user's request under this key: made now, or as it was made up to LIFETIME ago.
 
     The key is written in the transaction of the work itself: both are there, or neither. Of several at once the
-    others wait for the first. Raises IdempotencyKeyReused when the key belongs to a request of another fingerprint.
+    others wait for the first. Raises IdempotencyKeyReused when the key belongs to a request of another fingerprint,
+    and QuotaExceeded for a new key of a user who has used MOST.
     """
     this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     too_old = col(IdempotencyKey.created_at) < now() - LIFETIME
@@ -57,5 +60,6 @@ def once(
         if row.fingerprint != fingerprint:
             raise IdempotencyKeyReused
         return row
+    quota(session, and_(this[0], ~too_old), MOST)  # type: ignore[arg-type]
     row.sqlmodel_update(answer(session).model_dump())
     return row

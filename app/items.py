@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from sqlalchemy import Index, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import paging, users
+from app import paging, search, users
 from app.conditions import ANY, Conditions
-from app.db import Record
+from app.db import Record, quota
 from app.errors import NotFound
 from app.fields import Input, Line, Text, omittable
 from app.paging import Page, Position, Slice
@@ -41,6 +41,7 @@ class Item(ItemPublic, table=True):
     )
 
     version: int = 1
+    search: str = search.searchable("title")
 
 
 class ItemPage(Page):
@@ -53,6 +54,7 @@ class UserWithItems(UserPublic):
 
 
 _BY_ID = select(Item).where(Item.id == bindparam("id"))
+_OWN = _BY_ID.where(Item.owner_id == bindparam("owner_id"))  # here, because to load another's row would take longer
 _NEWEST = (
     select(Item)
     .where(Item.owner_id == bindparam("owner_id"))
@@ -63,9 +65,11 @@ _NEWEST = (
 
 def get(session: Session, caller: UserPublic, item_id: uuid.UUID, *, for_update: bool = False) -> Item:
     """An item that the caller may see and change: one's own, any for a superuser; else NotFound."""
-    statement = _BY_ID.with_for_update() if for_update else _BY_ID
-    item = session.exec(statement, params={"id": item_id}).first()
-    if item is None or not (caller.is_superuser or item.owner_id == caller.id):
+    statement = _BY_ID if caller.is_superuser else _OWN
+    if for_update:
+        statement = statement.with_for_update()
+    item = session.exec(statement, params={"id": item_id, "owner_id": caller.id}).first()
+    if item is None:
         raise NotFound
     return item
 
@@ -76,14 +80,16 @@ def page(session: Session, caller: UserPublic, wanted: ItemPage, after: Position
     if not caller.is_superuser:
         statement = statement.where(Item.owner_id == caller.id)
     if wanted.q:
-        statement = statement.where(col(Item.title).icontains(wanted.q, autoescape=True))
+        statement = statement.where(search.found(session, Item.search, wanted.q))
     return paging.take(session, statement, wanted, after)
 
 
-def create(session: Session, owner: UserPublic, new: ItemCreate) -> Item:
+def create(session: Session, owner: UserPublic, new: ItemCreate, *, most: int | None = None) -> Item:
+    """An item of the owner, who may have `most` of them; else QuotaExceeded."""
     item = Item.model_validate(new, update={"owner_id": owner.id})
     session.add(item)
     session.flush()
+    quota(session, Item.owner_id == owner.id, most)
     return item
 
 

@@ -14,6 +14,9 @@ from sqlmodel.sql.expression import SelectOfScalar
 from app.db import Record
 from app.fields import Flag, Instant, Integer
 
+COUNTED = 10_000
+"""How many rows are counted at most: a client could have all of a long list read again and again."""
+
 Row = TypeVar("Row", bound=Record)
 Position = tuple[Any, uuid.UUID]
 """Where a page ended: the sort key and the id of its last row."""
@@ -26,14 +29,17 @@ class Page(BaseModel, extra="forbid"):
     cursor: Annotated[str, Field(max_length=2048, description="As in the `next` link of the page before")] | None = None
     skip: Annotated[Integer, Field(ge=0, le=1_000_000, description="Rows to leave out; a cursor is faster")] = 0
     limit: Annotated[Integer, Field(ge=1, le=100, description="How many rows to answer at most")] = 100
-    count: Annotated[Flag, Field(description="Whether to tell the number of all rows in `X-Total-Count`")] = False
+    count: Annotated[
+        Flag,
+        Field(description=f"Whether to tell the number of all rows in `X-Total-Count`: {COUNTED} for those and more"),
+    ] = False
     created_after: Annotated[Instant, Field(description="Only what was created later")] | None = None
     created_before: Annotated[Instant, Field(description="Only what was created earlier")] | None = None
 
 
 @dataclass(frozen=True)
 class Slice(Generic[Row]):
-    """The rows of a page, where it ends if there are more, and the number of all rows if that was asked for."""
+    """The rows of a page, where it ends if there are more, and if asked for the number of all rows, up to COUNTED."""
 
     rows: Sequence[Row]
     end: Position | None
@@ -52,7 +58,10 @@ def take(session: Session, statement: SelectOfScalar[Row], wanted: Page, after: 
         statement = statement.where(model.created_at > wanted.created_after)
     if wanted.created_before:
         statement = statement.where(model.created_at < wanted.created_before)
-    total = session.scalar(select(func.count()).select_from(statement.subquery())) if wanted.count else None
+    total = None
+    if wanted.count:
+        counted = statement.with_only_columns(identity).limit(COUNTED).subquery()
+        total = session.scalar(select(func.count()).select_from(counted))
     if after:
         end = tuple_(bindparam("key", after[0], key.type), bindparam("id", after[1], identity.type))
         statement = statement.where(tuple_(key, identity) < end if descending else tuple_(key, identity) > end)

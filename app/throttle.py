@@ -76,10 +76,10 @@ class Attempt:
         def key(*parts: str) -> str:
             return pseudonym(json.dumps(parts), key=settings.key)
 
-        network = _network(address)
-        whose = {PAIR: (account, network), ADDRESS: ("", network), ACCOUNT: (account, ""), MESSAGE: (account, "")}
+        origin = network(address)
+        whose = {PAIR: (account, origin), ADDRESS: ("", origin), ACCOUNT: (account, ""), MESSAGE: (account, "")}
         self._limits = {key(action, limit.by, *whose[limit]): limit for limit in limits}
-        self._known = key("known", account, network)
+        self._known = key("known", account, origin)
 
     async def count(self, db: Database) -> None:
         """Count it, for good, before anything else is done. Raises TooManyRequests where a limit is exceeded."""
@@ -139,7 +139,7 @@ def _locked(session: Session, keys: Collection[str]) -> ColumnElement[bool]:
     return these
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """What one attacker has of addresses: one of IPv4, 2**64 of IPv6 (a /64 network)."""
     if ":" not in address:
         return address

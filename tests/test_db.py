@@ -202,7 +202,7 @@ def test_a_broken_constraint_that_nobody_knows_is_a_defect(serve: Serve) -> None
 def test_every_connection_to_sqlite_enforces_references(migrated_url: str) -> None:
     engine = make_engine(migrated_url)
     assert isinstance(engine, Engine)
-    orphan = text("INSERT INTO items VALUES ('1', '2026-01-01', '2026-01-01', 'Orphan', NULL, 'nobody', 1)")
+    orphan = text("INSERT INTO items VALUES ('1', '2026-01-01', '2026-01-01', 'Orphan', NULL, 'nobody', 1, '')")
     with ExitStack() as stack:
         for connection in [stack.enter_context(engine.connect().execution_options(onefold_read=True)) for _ in "12345"]:
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1

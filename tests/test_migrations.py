@@ -54,11 +54,11 @@ def schema(session: Session) -> set[tuple[Any, ...]]:
 
 
 def _normal(part: Any) -> Any:
-    """A CREATE TABLE as its columns and constraints, in whatever order, spacing and quotes they were written."""
+    """A CREATE TABLE as its columns and constraints, however it was written: order, spacing, quotes, parentheses."""
     if not isinstance(part, str) or not part.startswith("CREATE TABLE"):
         return part
     parts, depth = [""], 0
-    for word in re.findall(r"[(),]|[^\s\"(),]+", part):
+    for word in re.findall(r"[(),]|[^\s\"(),]+", re.sub(r"DEFAULT \('(.*?)'\)", r"DEFAULT '\1'", part)):
         depth += {"(": 1, ")": -1}.get(word, 0)
         if word == "," and depth == 1:
             parts.append("")
@@ -239,6 +239,14 @@ def test_a_generated_migration_is_empty_at_head_and_otherwise_goes_up_and_down(m
     command.downgrade(tree.config(migrated_url), "-1")
     assert elsewhere(migrated_url, rows) == seeded
     assert elsewhere(migrated_url, schema) == made
+
+
+def test_items_that_are_there_already_can_be_searched(migrated_url: str) -> None:
+    seeded = seed(migrated_url)
+    assert [item["search"] for item in seeded["items"]] == ["notes of ada", "notes of bob"]
+    command.downgrade(configured(migrated_url), "961ac46eb26c")
+    migrations.upgrade(migrated_url)
+    assert elsewhere(migrated_url, rows) == seeded
 
 
 @on_sqlite

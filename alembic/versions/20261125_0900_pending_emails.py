@@ -1,6 +1,6 @@
 """The address that waits to be verified.
 
-Revision: 5d1b7c0e9a34, after 961ac46eb26c
+Revision: 5d1b7c0e9a34, after 4b7f0d1c92ae
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "5d1b7c0e9a34"
-down_revision = "961ac46eb26c"
+down_revision = "4b7f0d1c92ae"
 branch_labels = None
 depends_on = None
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordBearer
 
-from app import auth, security
+from app import auth, fairness, security, throttle
 from app.api.calls import Call, Check
 from app.auth import Caller, Context
 from app.config import Settings
@@ -29,6 +29,7 @@ async def _context(request: Request) -> Context:
         address = str(ip_address(request.client.host.partition("%")[0] if request.client else ""))
     except ValueError:  # a Unix socket has none, and a proxy may pass on what is none
         address = ""
+    fairness.caller.set(throttle.network(address))
     device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
     state = request.app.state
     return Context(state.database, state.passwords, state.settings, address, device[:255])
@@ -46,7 +47,9 @@ def _claims(request: Request, settings: Settings) -> Claims | None:
     scheme, _, token = sent[0].partition(" ")
     if len(sent) > 1 or scheme.lower() != "bearer":
         raise InvalidToken
-    return security.decode_token(token, "access", keys=settings.keys, algorithm=settings.algorithm)
+    claims = security.decode_token(token, "access", keys=settings.keys, algorithm=settings.algorithm)
+    fairness.caller.set(str(claims.sub))
+    return claims
 
 
 class _Bearer(OAuth2PasswordBearer):

@@ -8,8 +8,10 @@ from fastapi.openapi.utils import get_openapi
 from app import errors
 from app.api.errors import MEDIA_TYPE, TOKEN_ENDPOINTS, Problem, problems, with_oauth
 from app.auth import InactiveUser
+from app.fairness import TooManyInFlight
+from app.paging import COUNTED
 
-_ALWAYS = (errors.UriTooLong, errors.HeadersTooLarge, errors.AppError, errors.Unavailable)
+_ALWAYS = (errors.UriTooLong, errors.HeadersTooLarge, errors.AppError, TooManyInFlight, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType, errors.Invalid)
 _WITH_TOKEN = (errors.Unauthorized, errors.InvalidToken, InactiveUser)
 
@@ -121,7 +123,7 @@ HEADERS = {
     "RateLimit-Policy": "What may be tried how often: `q` times in `w` seconds",
     "Retry-After": "Seconds after which to try again",
     "WWW-Authenticate": "How to authenticate",
-    "X-Total-Count": "The number of all rows, if `count` asks for it",
+    "X-Total-Count": f"The number of all rows if `count` asks for it, {COUNTED} at most",
 }
 
 

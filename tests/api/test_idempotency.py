@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import update
 from sqlmodel import Session, func, select
 
 from app import idempotency
-from app.idempotency import Answer, IdempotencyKey
+from app.db import now
+from app.idempotency import LIFETIME, Answer, IdempotencyKey
 from app.items import Item
 from app.users import User
 from tests.conftest import add_user, token_of
@@ -134,3 +136,20 @@ def test_an_answer_that_was_lost_is_given_by_another_replica(serve: Callable[...
         with httpx2.Client(base_url=service.url, headers=headers) as client:
             answers.append(told(post(client, "k")))
     assert answers[0] == answers[1]
+
+
+def test_a_user_has_so_many_keys_a_day(client_of: Clients, service: Service, ada: User, bob: User) -> None:
+    post(client_of(ada), "first")
+
+    def fill(session: Session) -> None:
+        row = session.exec(select(IdempotencyKey)).one().model_dump()
+        rows = [row | {"key": str(n)} for n in range(idempotency.MOST - 1)]
+        session.execute(IdempotencyKey.__table__.insert(), rows)  # type: ignore[attr-defined]  # set by SQLAlchemy
+
+    service.write(fill)
+    for key, status in (("new", 409), ("first", 201)):
+        assert post(client_of(ada), key).status_code == status
+    assert post(client_of(bob), "new").status_code == 201
+    assert count(service) == 2
+    service.write(lambda session: session.execute(update(IdempotencyKey).values(created_at=now() - LIFETIME)))
+    assert post(client_of(ada), "new").status_code == 201

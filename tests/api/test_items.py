@@ -4,11 +4,13 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import httpx2
+from sqlalchemy import event
 from sqlmodel import Session
 
 from app import items
-from app.items import ItemCreate, ItemPage
+from app.items import Item, ItemCreate, ItemPage
 from app.users import User
+from tests.conftest import add_user, client_at, statements
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -37,7 +39,7 @@ def test_a_patch_that_changes_nothing_changes_nothing(client_of: Clients, servic
     item = service.write(items.create, ada, ItemCreate(title="Notes"))
     for body in ({}, {"title": "Notes"}):
         answer = client_of(ada).patch(f"/api/v1/items/{item.id}", json=body)
-        assert answer.json() == item.model_dump(mode="json", exclude={"version"})
+        assert answer.json() == item.model_dump(mode="json", exclude={"version", "search"})
     assert service.read(items.get, ada, item.id).version == 1
 
 
@@ -102,3 +104,40 @@ def test_items_go_with_their_owner(client_of: Clients, service: Service, ada: Us
 
     assert service.read(count) == 0
     assert client_of(root).get(f"/api/v1/items/{item.id}").status_code == 404
+
+
+def test_another_users_item_is_looked_for_as_an_absent_one(
+    client_of: Clients, service: Service, ada: User, bob: User
+) -> None:
+    theirs = service.write(items.create, ada, ItemCreate(title="Notes")).id
+    loaded: list[Item] = []
+
+    def note(row: Item, _context: object) -> None:
+        loaded.append(row)
+
+    event.listen(Item, "load", note)
+    for method, body in (("GET", None), ("PATCH", {"title": "Bob's"}), ("DELETE", None)):
+        sent = []
+        for item in (theirs, uuid4()):
+            with statements(service) as each:
+                assert client_of(bob).request(method, f"/api/v1/items/{item}", json=body).status_code == 404
+            sent.append(each)
+        assert sent[0] == sent[1]
+    event.remove(Item, "load", note)
+    assert loaded == []  # which would have taken longer
+
+
+def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:
+    service = serve(max_items_per_user=2)
+    bob = add_user(service, "bob")
+    for user in (add_user(service, "ada"), add_user(service, "root", is_superuser=True)):
+        with client_at(service.url, user) as client:
+            made = [client.post("/api/v1/items/", json={"title": "Notes"}) for _ in range(3)]
+            assert [answer.status_code for answer in made] == [201, 201, 409]
+            assert made[2].json()["code"] == "quota_exceeded"
+            with_key = {"Idempotency-Key": "1"}
+            assert client.post("/api/v1/items/", json={"title": "Notes"}, headers=with_key).status_code == 409
+            assert client.delete(made[0].headers["Location"]).status_code == 204
+            assert client.post("/api/v1/items/", json={"title": "Notes"}, headers=with_key).status_code == 201
+    with client_at(service.url, bob) as client:
+        assert client.post("/api/v1/items/", json={"title": "Notes"}).status_code == 201

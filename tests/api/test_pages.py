@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,13 +10,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, strategies
 from sqlalchemy import event, text
 from sqlmodel import Session
 
-from app import items
+from app import items, paging, search
 from app.items import Item, ItemPage
 from app.users import User
-from tests.conftest import add_user
+from tests.conftest import add_many, add_user
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
@@ -167,6 +169,43 @@ def test_q_finds_a_part_of_the_title_in_any_case(client_of: Clients, service: Se
     assert titles(client, q="\\") == ["back\\slash"]
     assert titles(client, q="étude") == ["ÉTUDE"]
     assert titles(client, q="absent") == []
+
+
+@pytest.mark.parametrize(
+    ("title", "queries"),
+    [
+        ("\u0130STANBUL", ["istanbul", "\u0130stanbul", "I\u0307stan", "ISTANBUL"]),
+        ("ΔΡΟΜΟΣ", ["δρομος", "δρομοσ", "Δρομος"]),
+        ("Caf\u00e9", ["cafe\u0301", "CAF\u00c9", "\u00e9"]),
+        ("Straße", ["STRASSE", "strasse", "ße"]),
+        ("\uff21\uff22\uff23 \ufb01le", ["abc file", "\uff22"]),
+        ("100% of a_b\\c", ["0% ", "A_B", "\\C"]),
+    ],
+)
+def test_q_finds_what_reads_alike_and_follows_a_change(
+    client_of: Clients, ada: User, title: str, queries: list[str]
+) -> None:
+    client = client_of(ada)
+    other = [client.post("/api/v1/items/", json={"title": made}).json()["id"] for made in (title, "other")][1]
+    assert [titles(client, q=query) for query in queries] == [[title]] * len(queries)
+    assert titles(client, q="OTHER") == ["other"]
+    assert client.patch(f"/api/v1/items/{other}", json={"title": title.lower()}).status_code == 200
+    assert titles(client, q="other") == []
+    assert [len(titles(client, q=query)) for query in queries] == [2] * len(queries)
+
+
+@given(strategies.text(), strategies.text())
+def test_folding_is_stable_and_keeps_parts_together(text: str, more: str) -> None:
+    assert search.fold(search.fold(text)) == search.fold(text)
+    assert search.fold(unicodedata.normalize("NFD", text)) == search.fold(text)
+    assert search.fold(text) in search.fold(f"{more} {text} {more}")
+
+
+def test_the_total_has_a_ceiling(client_of: Clients, service: Service, ada: User) -> None:
+    service.write(add_many, ada, paging.COUNTED + 5)
+    for query in ("", "&q=ITEM"):
+        answer = client_of(ada).get(f"/api/v1/items/?limit=1&count=true{query}")
+        assert answer.headers["X-Total-Count"] == str(paging.COUNTED)
 
 
 def test_times_bound_what_is_listed(client_of: Clients, service: Service, ada: User) -> None:

@@ -230,8 +230,8 @@ def test_of_a_forwarded_chain_only_what_the_proxy_itself_adds_counts(client: htt
         ("", "", True),
     ],
 )
-def test_addresses_that_one_attacker_has_are_one_network(one: str, other: str, alike: bool) -> None:
-    assert (throttle._network(one) == throttle._network(other)) is alike
+def test_addresses_that_one_attacker_has_are_onenetwork(one: str, other: str, alike: bool) -> None:
+    assert (throttle.network(one) == throttle.network(other)) is alike
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from app import items
 from app.api.deps import Me
 from app.api.errors import problems
 from app.conditions import PreconditionFailed
-from app.errors import NotFound
+from app.errors import NotFound, QuotaExceeded
 from app.fields import Id
 from app.idempotency import IdempotencyKeyReused
 from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate
@@ -24,11 +24,14 @@ async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[I
 
 
 @router.post(
-    "/", response_model=ItemPublic, status_code=status.HTTP_201_CREATED, responses=problems(IdempotencyKeyReused)
+    "/",
+    response_model=ItemPublic,
+    status_code=status.HTTP_201_CREATED,
+    responses=problems(IdempotencyKeyReused, QuotaExceeded),
 )
 async def create_item(me: Me, new: ItemCreate) -> Item | Response:
     """Add an item of your own."""
-    return await me.create(items.create, new)
+    return await me.create(items.create, new, most=me.context.settings.max_items_per_user)
 
 
 @router.get("/{item_id}", response_model=ItemPublic, responses=problems(NotFound, PreconditionFailed))
