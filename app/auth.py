@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app import fields, users
 from app.config import Settings
-from app.db import Database, now, sweep
+from app.db import Database, build, now, sweep
 from app.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.fields import GivenPassword, Line, omittable
 from app.logs import event
@@ -302,7 +302,7 @@ def identify(session: Session, settings: Settings, claims: Claims) -> Caller:
     found = session.connection().execute(_CALLER, {"sid": claims.sid, "user_id": claims.sub}).first()
     if found is None:
         raise InvalidToken
-    caller = Caller.model_construct(None, **found._mapping)
+    caller = build(Caller, found._mapping.items())
     if not caller.is_active:
         raise InactiveUser
     if caller.session_id is None or not _is_verified(settings, caller):

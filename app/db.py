@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from inspect import signature
@@ -41,6 +41,7 @@ from app.fairness import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=SQLModel)
 
 TIMEOUT = 3.0
 """Seconds for which a unit waits: for a connection, a lock or the answer to one statement."""
@@ -78,6 +79,16 @@ class Record(SQLModel):
     def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # a declared_attr is given the class
         table: Table = cls.__table__  # type: ignore[attr-defined]  # set before the mapper asks
         return {"version_id_col": table.c.get("version")}
+
+
+def build(model: type[M], values: Iterable[tuple[Any, Any]]) -> M:
+    """A model of these values, as the database holds them: `model_construct` of all fields, in a fifth of the time."""
+    built = object.__new__(model)
+    object.__setattr__(built, "__dict__", dict(values))
+    object.__setattr__(built, "__pydantic_fields_set__", set())
+    object.__setattr__(built, "__pydantic_extra__", None)
+    object.__setattr__(built, "__pydantic_private__", None)
+    return built
 
 
 @event.listens_for(Mapper, "mapper_configured")

@@ -66,13 +66,13 @@ def send(session: Session, _by: object, new: EmailCreate) -> None:
     queue(session, "message", new.email, subject=new.subject, text=new.text)
 
 
-def page(session: Session, _by: object, wanted: EmailPage, after: Position | None = None) -> Slice[Email]:
+def page(session: Session, _by: object, wanted: EmailPage, after: Position | None = None) -> Slice[EmailPublic]:
     statement = select(Email)
     if wanted.status:
         statement = statement.where(Email.status == wanted.status)
     if wanted.email:
         statement = statement.where(Email.email == wanted.email)
-    return paging.take(session, statement, wanted, after)
+    return paging.take(session, EmailPublic, statement, wanted, after)
 
 
 def any_due(session: Session) -> bool:

@@ -4,14 +4,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
-from sqlalchemy import bindparam, func, tuple_
+from sqlalchemy import Select, bindparam, func, tuple_
 from sqlmodel import Session, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.db import Record
+from app.db import Record, build
 from app.fields import Flag, Instant, Integer
 
 COUNTED = 10_000
@@ -46,30 +47,64 @@ class Slice(Generic[Row]):
     total: int | None
 
 
-def take(session: Session, statement: SelectOfScalar[Row], wanted: Page, after: Position | None) -> Slice[Row]:
-    """One page of what `statement` selects, in the total order of the sort key and the id.
+def take(
+    session: Session,
+    public: type[Row],
+    statement: SelectOfScalar[Any],
+    wanted: Page,
+    after: Position | None,
+    **values: Any,
+) -> Slice[Row]:
+    """One page of what `statement` selects, in the total order of the sort key and the id, as its public model.
 
-    Every sort key is NOT NULL and stands in an index with the id, behind the columns that `statement` always names.
+    Every sort key is NOT NULL and stands in an index with the id, behind the columns that `statement` always names. A
+    statement that is a module constant, with a `bindparam` for each of `values`, is built only once. Only the public
+    columns are loaded, and no entities: these would take most of the time of a list.
     """
-    model = statement.column_descriptions[0]["entity"]
-    key, identity = getattr(model, wanted.sort.removeprefix("-")), model.id
-    descending = wanted.sort.startswith("-")
-    if wanted.created_after:
-        statement = statement.where(model.created_at > wanted.created_after)
-    if wanted.created_before:
-        statement = statement.where(model.created_at < wanted.created_before)
-    total = None
-    if wanted.count:
-        counted = statement.with_only_columns(identity).limit(COUNTED).subquery()
-        total = session.scalar(select(func.count()).select_from(counted))
+    shape = _shape(public, statement, wanted.sort, bool(after), bool(wanted.created_after), bool(wanted.created_before))
+    values |= {"created_after": wanted.created_after, "created_before": wanted.created_before}
     if after:
-        end = tuple_(bindparam("key", after[0], key.type), bindparam("id", after[1], identity.type))
+        values |= {"after_key": after[0], "after_id": after[1]}
+    connection = session.connection()
+    total = connection.scalar(shape.count, values) if wanted.count else None
+    found = connection.execute(shape.page, values | {"skip": wanted.skip, "limit": wanted.limit + 1}).all()
+    names = tuple(public.model_fields)
+    rows = [build(public, zip(names, row, strict=True)) for row in found[: wanted.limit]]
+    more = len(found) > wanted.limit
+    return Slice(rows, (getattr(rows[-1], shape.key), rows[-1].id) if more else None, total)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    key: str
+    page: Select[Any]
+    count: Select[Any]
+
+
+@lru_cache(maxsize=512)
+def _shape(
+    public: type[Record],
+    statement: SelectOfScalar[Any],
+    sort: str,
+    after: bool,
+    created_after: bool,
+    created_before: bool,
+) -> _Shape:
+    model = statement.column_descriptions[0]["entity"]
+    key, identity = getattr(model, sort.removeprefix("-")), model.id
+    descending = sort.startswith("-")
+    if created_after:
+        statement = statement.where(model.created_at > bindparam("created_after"))
+    if created_before:
+        statement = statement.where(model.created_at < bindparam("created_before"))
+    counted = statement.with_only_columns(identity).limit(COUNTED).subquery()
+    if after:
+        end = tuple_(bindparam("after_key", type_=key.type), bindparam("after_id", type_=identity.type))
         statement = statement.where(tuple_(key, identity) < end if descending else tuple_(key, identity) > end)
+    columns = statement.with_only_columns(*(getattr(model, name) for name in public.model_fields))
     order = (key.desc(), identity.desc()) if descending else (key, identity)
-    rows = session.exec(statement.order_by(*order).offset(wanted.skip).limit(wanted.limit + 1)).all()
-    shown = rows[: wanted.limit]
-    more = len(rows) > wanted.limit
-    return Slice(shown, (getattr(shown[-1], key.key), shown[-1].id) if more else None, total)
+    page = columns.order_by(*order).offset(bindparam("skip")).limit(bindparam("limit"))
+    return _Shape(key.key, page, select(func.count()).select_from(counted))
 
 
 def encode(position: Position) -> str:

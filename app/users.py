@@ -162,13 +162,13 @@ def get(session: Session, user_id: uuid.UUID) -> User:
     return user
 
 
-def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | None = None) -> Slice[User]:
+def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | None = None) -> Slice[UserPublic]:
     statement = select(User)
     if wanted.is_active is not None:
         statement = statement.where(User.is_active == wanted.is_active)
     if wanted.email:
         statement = statement.where(User.email == wanted.email)
-    return paging.take(session, statement, wanted, after)
+    return paging.take(session, UserPublic, statement, wanted, after)
 
 
 def add(session: Session, new: UserBase, hashed_password: str, *, email_verified: bool = False) -> User:

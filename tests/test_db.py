@@ -25,7 +25,7 @@ from app import items, migrations, users
 from app.api.deps import Db
 from app.db import make_engine
 from app.errors import Conflict, Unavailable
-from app.items import Item, ItemCreate, ItemPage
+from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.main import create_app
 from app.users import EmailTaken, User, UserAdd
 from tests.conftest import (
@@ -137,12 +137,19 @@ def test_rows_come_back_complete_detached_and_in_the_declared_order(service: Ser
         written,
         changed,
         service.read(users.get, ada.id),
-        *service.read(items.page, ada, ItemPage()).rows,
     ):
         state = inspect(row)
         assert state.detached
         assert state.unloaded == set()
         assert list(json.loads(row.model_dump_json())) == list(type(row).model_fields)
+
+
+def test_a_page_has_the_public_columns_and_no_others(service: Service) -> None:
+    ada = service.write(add, "ada")
+    written = service.write(items.create, ada, NOTES)
+    (row,) = service.read(items.page, ada, ItemPage()).rows
+    assert row == ItemPublic(**written.model_dump())
+    assert row.__dict__.keys() == ItemPublic.model_fields.keys()
 
 
 @on_postgresql

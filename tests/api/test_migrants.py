@@ -158,7 +158,7 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("hashed", TOO_COSTLY + NONE)
+@pytest.mark.parametrize("hashed", TOO_COSTLY + NONE, ids=range(len(TOO_COSTLY + NONE)))  # made anew by each process
 def test_no_password_is_right_for_a_hash_that_is_none_or_costs_too_much(passwords: Passwords, hashed: str) -> None:
     assert not passwords.knows(hashed)
     assert asyncio.run(passwords.verify(PASSWORD, hashed)) == Verdict(right=False)

@@ -9,7 +9,7 @@ from app import emails
 from app.api.calls import Message
 from app.api.deps import Superuser
 from app.api.errors import problems
-from app.emails import Email, EmailCreate, EmailPage, EmailPublic
+from app.emails import EmailCreate, EmailPage, EmailPublic
 from app.errors import Forbidden
 from app.logs import event
 
@@ -17,7 +17,7 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[EmailPublic], responses=problems(Forbidden))
-async def list_emails(me: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[Email]:
+async def list_emails(me: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[EmailPublic]:
     """List what was sent in the last 30 days, and what is still to be, newest first."""
     return await me.page(emails.page, wanted)
 

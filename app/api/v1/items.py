@@ -18,7 +18,7 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[ItemPublic])
-async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[Item]:
+async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[ItemPublic]:
     """List your items, oldest first unless sorted otherwise."""
     return await me.page(items.page, wanted)
 

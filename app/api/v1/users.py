@@ -34,7 +34,7 @@ router = APIRouter()
 
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
-async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[User]:
+async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[UserPublic]:
     """List all users, oldest first unless sorted otherwise: the directory may be open to superusers only."""
     return await me.page(users.page, wanted)
 
