@@ -66,8 +66,6 @@ def weakness(password: str, *about: str) -> str | None:
         return "Password should not be of blanks and invisible characters only"
     if folded in _COMMON:
         return "Password should not be among the most common ones"
-    if _repeats(folded):
-        return "Password should not repeat a few characters"
     if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
         return "Password should not be your own address or name, or the name of this service"
     return None
@@ -86,16 +84,13 @@ def key_weakness(key: str) -> str | None:
     folded = _folded(key)
     if folded in _PUBLISHED or any(word in folded for word in _PLACEHOLDERS):
         return "is a placeholder or a published example"
-    # Two thirds of the steps go to a neighbour in the alphabet, among the digits or on a keyboard.
+    # At most two thirds of its runs of three are different; two thirds of its steps go to a neighbour on a keyboard,
+    # in the alphabet or among the digits.
+    runs = [folded[at : at + 3] for at in range(len(folded) - 2)]
     steps = [abs(ord(a) - ord(b)) <= 1 or a + b in _ROWS or b + a in _ROWS for a, b in pairwise(folded)]
-    if len(set(folded)) < 8 or _repeats(folded) or 3 * sum(steps) >= 2 * len(steps):
+    if len(set(folded)) < 8 or 3 * len(set(runs)) <= 2 * len(runs) or 3 * sum(steps) >= 2 * len(steps):
         return "follows a pattern"
     return None
-
-
-def _repeats(text: str) -> bool:
-    runs = [text[at : at + 3] for at in range(len(text) - 2)]
-    return 3 * len(set(runs)) <= 2 * len(runs)
 
 
 # What Unicode calls Default_Ignorable beyond the category Cf, after NFKC, and the blank of Braille.

@@ -125,11 +125,6 @@ def test_only_common_or_invisible_passwords_and_names_at_hand_are_weak(password:
     assert password not in (reason or "")
 
 
-@pytest.mark.parametrize("password", ["aaaaaaaaaaaa", "abcabcabc", "hunter hunter hunter"])
-def test_a_password_that_repeats_itself_is_weak(password: str) -> None:
-    assert weakness(password) == "Password should not repeat a few characters"
-
-
 def test_a_password_is_weak_for_nobody_without_a_name() -> None:
     assert weakness("ada lovelace", "", "") is None
 
