@@ -8,6 +8,8 @@ import os
 import re
 import secrets
 import string
+import sys
+import threading
 import time
 import unicodedata
 import uuid
@@ -16,14 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import distribution
 from itertools import pairwise
+from types import ModuleType
 from typing import Annotated, Literal, TypeVar
 
 import jwt
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import BaseModel, Field, ValidationError
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from app.errors import InvalidToken, Unavailable
 from app.fields import normal_password
@@ -45,7 +49,18 @@ def _is_argon2(hashed: str) -> bool:
     return found is not None and int(found["memory"]) * int(found["time"]) <= 3 * 65_536
 
 
-_COMMON = frozenset(word for words in FREQUENCY_LISTS.values() for word in words) | {"changethis"}
+def _common() -> str:
+    """The common passwords, names and words of zxcvbn, each between two line breaks.
+
+    A set of them would take 12 MB of memory, and so would the package, whose lists are loaded here without it.
+    """
+    lists = ModuleType("frequency_lists")
+    path = distribution("zxcvbn").locate_file("zxcvbn/frequency_lists.py")
+    SourceFileLoader(lists.__name__, str(path)).exec_module(lists)
+    return "\n".join(["", *(word for words in lists.FREQUENCY_LISTS.values() for word in words), "changethis", ""])
+
+
+_COMMON = _common()
 _UNDISGUISED = str.maketrans("@013457$", "aoieasts")
 _ROWS = "qwertyuiop asdfghjkl zxcvbnm 1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik"
 _PLACEHOLDERS = ("change", "secret", "insecure", "your-", "example", "placeholder", "password")
@@ -64,7 +79,7 @@ def weakness(password: str, *about: str) -> str | None:
     folded = _folded(password)
     if not folded:
         return "Password should not be of blanks and invisible characters only"
-    if folded in _COMMON:
+    if f"\n{folded}\n" in _COMMON:
         return "Password should not be among the most common ones"
     if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
         return "Password should not be your own address or name, or the name of this service"
@@ -113,6 +128,12 @@ class Verdict:
     rehashed: str | None = None
 
 
+def _give_way() -> None:
+    """Let the event loop go first: a thread that hashes takes all of a core, and other requests would wait for it."""
+    if sys.platform == "linux":  # where each thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 class Passwords:
     """Argon2id off the event loop: `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
 
@@ -121,7 +142,7 @@ class Passwords:
     """
 
     def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32, *, imported: Sequence[Imported] = ()) -> None:
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2")
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2", initializer=_give_way)
         self._room = slots + queue
         self._imported = imported
         self._decoy = _argon2id.hash(secrets.token_urlsafe())
