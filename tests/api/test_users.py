@@ -566,7 +566,7 @@ def test_nothing_of_a_long_password_is_cut_off(client: httpx2.Client) -> None:
 
 @on_sqlite
 def test_common_passwords_are_refused(client: httpx2.Client, service: Service) -> None:
-    common = sorted(_COMMON)
+    common = sorted(word for word in _COMMON if len(word) >= 8)
     sample = [*common[:: len(common) // 30][:30], "Password", "PASSWORD1", "\uff49loveyou"]
     assert all(len(password) >= 8 for password in sample)
     for password in sample:
