@@ -158,7 +158,7 @@ class Database:
         if isinstance(engine, AsyncEngine):
             self.dialect = "postgresql"
             self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
-            self._reads = self._writes = FairQueue(pool_size, each=max(1, pool_size // 2), patience=TIMEOUT)
+            self._reads = self._writes = FairQueue(pool_size, each=max(1, pool_size - 1), patience=TIMEOUT)
         else:
             self.dialect = "sqlite"
             self._reader = engine.execution_options(onefold_read=True)

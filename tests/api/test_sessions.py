@@ -1,5 +1,6 @@
 """Login sessions: tokens that are renewed, found to be stolen, seen and ended."""
 
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -601,7 +602,7 @@ def test_an_access_token_is_good_no_longer_than_its_session_may_rest(serve: Call
 
 
 def test_while_keys_are_rotated_nobody_is_logged_out(serve: Callable[..., Service]) -> None:
-    old, new = "0a1b2c3d4e5f6789" * 4, "9876f5e4d3c2b1a0" * 4
+    old, new = secrets.token_hex(32), secrets.token_hex(32)
     before = serve(secret_key=old)
     between = serve(secret_key=new, secret_key_previous=old)
     after = serve(secret_key=new)
