@@ -54,8 +54,8 @@ class Operation:
         content = self._operation.get("requestBody", {}).get("content", {}).get(media_type)
         if content is None:
             return None
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        return set(self._document["components"]["schemas"][name]["properties"])
+        names = [each["$ref"].rpartition("/")[2] for each in content["schema"].get("anyOf", [content["schema"]])]
+        return {field for name in names for field in self._document["components"]["schemas"][name]["properties"]}
 
     def parameters(self, *types: str) -> list[dict[str, Any]]:
         """Its parameters in the query, or those of some types."""

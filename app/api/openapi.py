@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app import errors
 from app.api.errors import MEDIA_TYPE, TOKEN_ENDPOINTS, Problem, problems, with_oauth
+from app.api.oauth import FORM
 from app.auth import InactiveUser
 from app.fairness import TooManyInFlight
 from app.paging import COUNTED
@@ -43,10 +44,10 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
             if path.endswith(TOKEN_ENDPOINTS):
                 _add_oauth(operation)
             _add_headers(method, operation)
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                if name := content["schema"].get("title"):  # of a form: FastAPI's own have their name already
-                    components["schemas"][name] = content["schema"]
-                    content["schema"] = {"$ref": f"#/components/schemas/{name}"}
+            if form := operation.get("requestBody", {}).get("content", {}).get(FORM):
+                name = form["schema"]["title"]
+                components["schemas"][name] = form["schema"]
+                form["schema"] = {"$ref": f"#/components/schemas/{name}"}
             for parameter in operation.get("parameters", ()):
                 _drop_null(parameter["schema"])
     for name in ("HTTPValidationError", "ValidationError"):
