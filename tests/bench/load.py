@@ -53,32 +53,40 @@ async def _own(port: int, requests: Sequence[bytes], connections: int, seconds: 
 
 
 async def send(port: int, requests: Iterable[bytes], connections: int, seconds: float = 60) -> Load:
-    """Send requests until there are no more, or the time is over."""
-    loop, times = asyncio.get_running_loop(), list[float]()
+    """Send requests until there are no more, or the time is over; at least one on each connection."""
+    loop, source, times = asyncio.get_running_loop(), iter(requests), list[float]()
+    clients = [
+        (await loop.create_connection(lambda: _Connection(source, times), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
     started = time.perf_counter()
-    source = iter(requests)
-    clients = [_Connection(source, times, started + seconds) for _ in range(connections)]
-    await asyncio.gather(*(loop.create_connection(lambda c=client: c, "127.0.0.1", port) for client in clients))  # type: ignore[misc]  # one each
-    await asyncio.gather(*(client.closed for client in clients))
+    for client in clients:
+        client.begin(started + seconds)
+    async with asyncio.timeout(seconds + 60):
+        await asyncio.gather(*(client.closed for client in clients))
     took = time.perf_counter() - started
     times.sort()
     return Load(len(times), took, times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3)
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, requests: Iterator[bytes], times: list[float], end: float) -> None:
-        self._requests, self._times, self._end = requests, times, end
+    def __init__(self, requests: Iterator[bytes], times: list[float]) -> None:
+        self._requests, self._times = requests, times
         self._received = b""
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what a stream has
         self._transport = transport
+
+    def begin(self, end: float) -> None:
+        self._end = end
         self._next()
 
     def _next(self) -> None:
         self._sent = time.perf_counter()
         request = next(self._requests, None) if self._sent < self._end else None
         if request is None:
+            self.closed.set_result(None)
             self._transport.close()
         else:
             self._transport.write(request)
@@ -87,7 +95,7 @@ class _Connection(asyncio.Protocol):
         self._received += data
         head, _, body = self._received.partition(b"\r\n\r\n")
         length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-        if length is None or len(body) < int(length[1]):
+        if len(body) < int(length[1]) if length else not body.endswith(b"0\r\n\r\n"):  # which is the last chunk
             return
         if head[9:10] != b"2":
             self.closed.set_exception(RuntimeError(self._received.decode()))
@@ -99,4 +107,4 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closed.done():
-            self.closed.set_exception(error) if error else self.closed.set_result(None)
+            self.closed.set_exception(error or ConnectionError(f"closed by the server after {self._received!r}"))

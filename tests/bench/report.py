@@ -108,7 +108,8 @@ def markdown(results: Results) -> str:
         "# Performance",
         "Written by `./scripts/bench.sh`. Figures hold for this machine; ratios, of one round each, carry further.",
         "\n".join(f"* {sentence}" for sentence in results.about),
-        f"* Other processes used {results.others:.1%} of the machine. {results.rounds()} rounds are {results.spread():.0%} apart.",
+        f"* Other processes used {results.others:.1%} of the machine, and {results.rounds()} rounds are "
+        f"{results.spread():.0%} apart.",
         "## Ratios",
         verdict,
         *([] if noise else ["![Requests a second, side by side](performance.svg)"]),
@@ -191,7 +192,7 @@ _OTHER_COLOUR = "#d98032"
 
 
 def svg(results: Results) -> str:
-    """Bars of requests a second, a group for each job, and their ratios to the template's shape or else the first side."""
+    """Bars of requests a second, grouped by job, with their ratios to the template's shape or else the first side."""
     base = TEMPLATE if TEMPLATE in results.sides() else results.sides()[0]
     y, shapes = 60, []
     for job in TABLES["16 connections"]:
