@@ -37,12 +37,15 @@ class Plan:
     jobs: Sequence[Job] = tuple(chain(*TABLES.values()))
     only: Sequence[str] = ("",)
     """Sides with one of these in their name."""
+    rows: int = 1_000
+    deep: int = 20_000
+    """Of the list that is read, and of the one whose last page is compared with its first."""
     generator: str | None = None
     growth: int = 0
     """How many requests to send to the service in the end, to see its memory grow."""
 
 
-QUICK = Plan(rounds=2, seconds=1, jobs=(READ, LIST, CREATE, LOGIN))
+QUICK = Plan(rounds=2, seconds=1, jobs=(READ, LIST, CREATE, LOGIN), deep=0)
 
 
 def measure(plan: Plan) -> Results:
@@ -68,7 +71,9 @@ def measure(plan: Plan) -> Results:
         for server in servers:
             _progress(f"filling {server.side.name}")
             if server.side.api:
-                filled[server.side.data] = server.side.api(server.port).fill()
+                api = server.side.api(server.port)
+                with api.client:
+                    filled[server.side.data] = api.fill(plan.rows, plan.deep)
             server.requests = filled[server.side.data]
         work = [(job, server) for job in plan.jobs for server in servers if server.can(job)]
         for job, server in work:
@@ -150,7 +155,7 @@ def _about(plan: Plan, generator: str, postgresql: str | None) -> list[str]:
         f"{machine.description()}, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}, PostgreSQL {postgresql or 'left out (not found)'}, {libraries}.",
         f"Load by {by}, on the same machine, {plan.seconds:g} s for each job, by turns.",
-        "An ordinary user has 1,000 rows and reads and changes 100 of them; another one creates.",
+        f"An ordinary user has {plan.rows:,} rows and reads and changes 100 of them; another one creates.",
         "PostgreSQL runs without fsync, SQLite as the service sets it up: no write waits for a disk.",
         "Each side may have 15 connections to PostgreSQL. The service and its peers log accesses.",
         *([] if pocketbase() else ["PocketBase is left out: it is not on the PATH, and POCKETBASE names none."]),

@@ -29,23 +29,24 @@ def choose(name: str | None, seconds: float) -> tuple[str, Generator]:
     return ("wrk", _wrk) if (name or ("wrk" if able else "own")) == "wrk" else ("own", _own)
 
 
+_SCRIPT = str(Path(__file__).with_name("wrk.lua"))
+
+
 async def _wrk(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"\0".join(requests))
         file.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", _SCRIPT]
-        process = await asyncio.create_subprocess_exec(
-            *command, f"http://127.0.0.1:{port}", "--", file.name, stdout=asyncio.subprocess.PIPE
-        )
+        options = ["-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", _SCRIPT]
+        arguments = [*options, f"http://127.0.0.1:{port}", "--", file.name]
+        process = await asyncio.create_subprocess_exec("wrk", *arguments, stdout=asyncio.subprocess.PIPE)
         out = (await process.communicate())[0].decode()
     found = re.search(r"^RESULT (\d+) (\d+) (\d+) (\d+) (\d+)$", out, re.MULTILINE)
-    if not found or found[5] != "0" or found[1] == "0":
+    if not found or found[5] != "0":
         raise RuntimeError(f"not all requests succeeded:\n{out}")
     done, duration, p50, p99 = (int(each) for each in found.groups()[:4])  # wrk counts in microseconds
+    if not done and seconds < 30:  # what takes so long, as a login may, is looked at for longer
+        return await _wrk(port, requests, connections, 2 * seconds)
     return Load(done, duration / 1e6, p50 / 1e3, p99 / 1e3)
-
-
-_SCRIPT = str(Path(__file__).with_name("wrk.lua"))
 
 
 async def _own(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Load:

@@ -34,7 +34,7 @@ FIRST, LAST = Job("first page"), Job("last page")
 TABLES = {
     "16 connections": (Job("the caller"), READ, Job("list of 20"), LIST, CREATE, Job("update"), LOGIN),
     "256 connections": (Job("read one", 256), Job("create", 256)),
-    "The first and the last page of 20,000 rows, by cursor": (FIRST, LAST),
+    "The first and the last page of a list of 20,000, by cursor": (FIRST, LAST),
     "One row, while others log in": (DISTURBED,),
 }
 
@@ -173,7 +173,7 @@ def _ratios(results: Results) -> Iterator[str]:
     yield from sides("Two workers to one, requests a second, PostgreSQL", "rate", POSTGRESQL + TWO, POSTGRESQL)
     both = {"SQLite": SQLITE, "PostgreSQL": POSTGRESQL, "the template's shape": TEMPLATE}
     deep = [(name, (side, LAST), (side, FIRST)) for name, side in both.items()]
-    yield from line("The last of 20,000 rows to the first, p50 of a page", "p50", *deep)
+    yield from line("Last page of 20,000 rows to the first, p50", "p50", *deep)
     disturbed = [(name, (side, DISTURBED), (side, READ)) for name, side in both.items()]
     yield from line("During 8 logins to without, p99 of reading one row", "p99", *disturbed)
     if {SQLITE, BARE} <= results.start_up.keys():

@@ -26,9 +26,6 @@ from tests.postgres import free_port
 from tests.service import ROOT, Process, elsewhere, environment, run
 
 PASSWORD = "correct horse battery"
-ITEMS = 1_000
-DEPTH = 20_000
-"""Rows of the list whose last page is compared with its first."""
 LOGINS = [f"user{number}@example.com" for number in range(8)]
 
 BUSIEST = ("read one", "list of 100", "create")
@@ -81,16 +78,16 @@ class Api:
     def new(self, number: int, token: str) -> Any:  # noqa: ARG002  # others need to know whose it is
         return {"title": f"Item {number}", "description": "x" * 100}
 
-    def fill(self) -> Requests:
-        """Users, one with 1,000 items, and what to ask in their names."""
+    def fill(self, rows: int, deep: int) -> Requests:  # noqa: ARG002
+        """Users, one with so many items; and what to ask in their names. Where `deep`, also a list of that length."""
         for email in ("ada@example.com", "bob@example.com", *LOGINS):
             self.sign_up(email)
         ada, bob = self.log_in("ada@example.com"), self.log_in("bob@example.com")
-        new = (raw("POST", self.items, ada, self.new(number, ada)) for number in range(ITEMS))
+        new = (raw("POST", self.items, ada, self.new(number, ada)) for number in range(rows))
         asyncio.run(send(self.port, new, 16))
         answer = self.ask("GET", f"{self.items}?{self.limit}=100", ada)
-        rows = answer if isinstance(answer, list) else answer.get("data") or answer["items"]
-        paths = [f"{self.items.rstrip('/')}/{row['id']}" for row in rows]
+        found = answer if isinstance(answer, list) else answer.get("data") or answer["items"]
+        paths = [f"{self.items.rstrip('/')}/{row['id']}" for row in found]
         assert len(paths) == 100
         return {
             "the caller": [raw("GET", self.me, ada)],
@@ -110,14 +107,18 @@ class Onefold(Api):
         super().__init__(port)
         self._url = database_url
 
-    def fill(self) -> Requests:
-        requests = super().fill()
+    def fill(self, rows: int, deep: int) -> Requests:
+        requests = super().fill(rows, deep)
+        if not deep:
+            return requests
         self.sign_up("eve@example.com")
         eve = self.log_in("eve@example.com")
         owner_id = uuid.UUID(self.ask("GET", self.me, eve)["id"])
-        for thousand in range(DEPTH // 1000):  # at a time, because the server ends long transactions
-            rows = [Item(title=f"Item {thousand}", owner_id=owner_id).model_dump() for _ in range(1000)]
-            elsewhere(self._url, _add, rows)
+        for start in range(0, deep, 1000):  # because the server ends long transactions
+            new = [
+                Item(title=f"Item {n}", owner_id=owner_id).model_dump() for n in range(start, min(deep, start + 1000))
+            ]
+            elsewhere(self._url, _add, new)
         first = last = f"{self.items}?limit=100"
         headers = {"Authorization": f"Bearer {eve}"}
         while following := self.client.get(last, headers=headers).links.get("next"):
@@ -125,8 +126,8 @@ class Onefold(Api):
         return requests | {"first page": [raw("GET", first, eve)], "last page": [raw("GET", last, eve)]}
 
 
-def _add(session: Session, rows: list[dict[str, Any]]) -> None:
-    session.execute(insert(Item), rows)
+def _add(session: Session, new: list[dict[str, Any]]) -> None:
+    session.execute(insert(Item), new)
 
 
 class PocketBase(Api):
@@ -135,7 +136,7 @@ class PocketBase(Api):
     items = "/api/collections/items/records"
     limit = "perPage"
 
-    def fill(self) -> Requests:
+    def fill(self, rows: int, deep: int) -> Requests:
         root = self._authenticate("_superusers", "root@example.com")["token"]
         mine = "owner = @request.auth.id"
         users = self.ask("GET", "/api/collections/users", root)
@@ -151,7 +152,7 @@ class PocketBase(Api):
         new = {"name": "items", "type": "base", "fields": fields, "indexes": indexes} | rules
         self.ask("POST", "/api/collections", root, json=new)
         self._ids: dict[str, str] = {}
-        requests = super().fill()
+        requests = super().fill(rows, deep)
         (ada, *_) = (token for token, owner in self._ids.items())
         requests["the caller"] = [raw("GET", f"/api/collections/users/records/{self._ids[ada]}", ada)]
         return requests
