@@ -63,7 +63,7 @@ def measure(plan: Plan) -> Results:
                 _progress(f"starting {side.name}")
                 side.set_up()
                 servers.append(Server(side, folder))
-                stack.callback(servers[-1].process.end)
+                stack.callback(servers[-1].end)
                 results.start_up[side.name] = [servers[-1].start_up]
         results.memory = {server.side.name: [server.resident()] for server in servers}
 
@@ -77,6 +77,8 @@ def measure(plan: Plan) -> Results:
             server.requests = filled[server.side.data]
         work = [(job, server) for job in plan.jobs for server in servers if server.can(job)]
         for job, server in work:
+            if job.connections > report.USUAL:
+                continue
             _progress(f"warming up {server.side.name}")
             uvloop.run(load.send(server.port, islice(cycle(server.requests[job.what]), 200), job.connections, 0.5))
 
@@ -87,11 +89,21 @@ def measure(plan: Plan) -> Results:
                 break
             for done, (job, server) in enumerate(work):
                 _progress(f"round {turn + 1} of {plan.rounds}, {done / len(work):.0%}: {job}, {server.side.name}")
-                sample = uvloop.run(_sample(job, server, generate, plan.seconds))
-                results.samples.setdefault((server.side.name, job), []).append(sample)
+                if (key := (server.side.name, job)) in results.failures:
+                    continue
+                try:
+                    sample = uvloop.run(_sample(job, server, generate, plan.seconds))
+                    results.samples.setdefault(key, []).append(sample)
+                except load.Failure as failure:
+                    if job.connections <= report.USUAL:
+                        raise
+                    results.failures[key] = str(failure)
+                    results.samples.pop(key, None)
+                    server.end()  # it may be stuck for longer than this run
+                    server.start()
             for server in servers:
                 another = Server(server.side, folder)
-                another.process.end()
+                another.end()
                 results.start_up[server.side.name].append(another.start_up)
             longest = max(longest, time.monotonic() - began)
         results.others = others.share()
@@ -105,12 +117,14 @@ def measure(plan: Plan) -> Results:
 
 async def _sample(job: Job, server: Server, generate: load.Generator, seconds: float) -> Sample:
     before = server.cpu()
-    async with asyncio.TaskGroup() as tasks:
-        if job.logins:
-            tasks.create_task(generate(server.port, server.requests["login"], job.logins, seconds))
-        measured = tasks.create_task(generate(server.port, server.requests[job.what], job.connections, seconds))
-    result = measured.result()
-    return Sample(result.done / result.seconds, result.p50, result.p99, (server.cpu() - before) / result.done * 1e3)
+    loads = [generate(server.port, server.requests[job.what], job.connections, seconds)]
+    if job.logins:
+        loads.append(generate(server.port, server.requests["login"], job.logins, seconds))
+    result, *_ = await asyncio.gather(*loads)
+    used = server.cpu() - before
+    if job.connections > report.USUAL:
+        await load.send(server.port, server.requests[job.what][:1], 1)  # does it still answer?
+    return Sample(result.done / result.seconds, result.p50, result.p99, used / result.done * 1e3)
 
 
 async def _grow(server: Server, generate: load.Generator, plan: Plan) -> dict[int, float]:

@@ -17,10 +17,14 @@ GUIDE, TEMPLATE = "the guide's code, PostgreSQL", "the template's shape, Postgre
 POCKETBASE = "PocketBase, SQLite, all cores"
 
 
+USUAL, MANY = 16, 256
+"""Connections."""
+
+
 @dataclass(frozen=True)
 class Job:
     what: str
-    connections: int = 16
+    connections: int = USUAL
     logins: int = 0
     """On how many connections others log in at the same time."""
 
@@ -33,9 +37,9 @@ DISTURBED = Job("read one", logins=8)
 FIRST, LAST = Job("first page"), Job("last page")
 TABLES = {
     "16 connections": (Job("the caller"), READ, Job("list of 20"), LIST, CREATE, Job("update"), LOGIN),
-    "256 connections": (Job("read one", 256), Job("create", 256)),
     "The first and the last page of a list of 20,000, by cursor": (FIRST, LAST),
     "One row, while others log in": (DISTURBED,),
+    "256 connections": (Job("read one", MANY), Job("create", MANY)),
 }
 
 
@@ -56,6 +60,8 @@ class Results:
     about: list[str]
     """The machine and the conditions, in sentences."""
     samples: dict[tuple[str, Job], list[Sample]] = field(default_factory=dict)
+    failures: dict[tuple[str, Job], str] = field(default_factory=dict)
+    """What a side does under a load that it cannot bear."""
     start_up: dict[str, list[float]] = field(default_factory=dict)
     """Seconds until the first answer."""
     memory: dict[str, list[float]] = field(default_factory=dict)
@@ -66,7 +72,7 @@ class Results:
     """The share of the machine's CPU that went to other processes."""
 
     def sides(self) -> list[str]:
-        return list(dict.fromkeys(side for side, _ in self.samples))
+        return list(self.start_up)
 
     def middle(self, side: str, job: Job) -> Sample:
         samples = self.samples[side, job]
@@ -115,7 +121,8 @@ def markdown(results: Results) -> str:
         *([] if noise else ["![Requests a second, side by side](performance.svg)"]),
     ]
     for title, jobs in TABLES.items():
-        rows = list(_figures(results, [job for job in jobs if any(key[1] == job for key in results.samples)]))
+        measured = {job for _, job in (*results.samples, *results.failures)}
+        rows = list(_figures(results, [job for job in jobs if job in measured]))
         if len(rows) > 1:
             legend = "Requests a second ± half the spread; p50 / p99 in ms; ms of server CPU for one request."
             parts += [f"## {title}", legend, _table(*rows)]
@@ -137,16 +144,20 @@ def _table(head: Sequence[str], *rows: Sequence[str]) -> str:
 def _figures(results: Results, jobs: Sequence[Job]) -> Iterator[Sequence[str]]:
     yield "", *(f"{job}{' (4)' if job.connections == 4 else ''}" for job in jobs)
     for side in results.sides():
-        if any((side, job) in results.samples for job in jobs):
+        if any((side, job) in results.samples or (side, job) in results.failures for job in jobs):
             yield side, *(_cell(results, side, job) for job in jobs)
 
 
 def _cell(results: Results, side: str, job: Job) -> str:
     if (side, job) not in results.samples:
-        return ""
+        return results.failures.get((side, job), "")
     middle, spread = results.middle(side, job), _spread(results.samples[side, job])
     cpu = "" if job.logins else f"<br>{middle.cpu:.2f}"  # most of it is theirs
-    return f"**{middle.rate:,.0f}** ±{spread / 2:.0%}<br>{middle.p50:.1f} / {middle.p99:.1f}{cpu}"
+    return f"**{_number(middle.rate)}** ±{spread / 2:.0%}<br>{middle.p50:.1f} / {middle.p99:.1f}{cpu}"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _ratios(results: Results) -> Iterator[str]:
@@ -209,7 +220,7 @@ def svg(results: Results) -> str:
             shapes += [
                 f'<text x="230" y="{y + 12}" text-anchor="end">{escape(side)}</text>',
                 f'<rect x="238" y="{y + 1}" width="{width:.0f}" height="14" fill="{colour}"/>',
-                f'<text x="{244 + width:.0f}" y="{y + 12}">{rate:,.0f}{times}</text>',
+                f'<text x="{244 + width:.0f}" y="{y + 12}">{_number(rate)}{times}</text>',
             ]
             y += 18
         y += 12

@@ -202,13 +202,22 @@ class Server:
     """A side that runs."""
 
     def __init__(self, side: Side, folder: Path) -> None:
-        self.side, self.port = side, free_port()
-        command = [part.format(port=self.port) for part in side.command]
+        self.side, self._folder = side, folder
+        self.requests: Requests = {}
+        self.peak = 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.port = free_port()
+        command = [part.format(port=self.port) for part in self.side.command]
         began = time.perf_counter()
-        self.process = Process(command, side.env, folder / f"{self.port}.log")
+        self.process = Process(command, self.side.env, self._folder / f"{self.port}.log")
         self._wait_for_first_answer()
         self.start_up = time.perf_counter() - began
-        self.requests: Requests = {}
+
+    def end(self) -> None:
+        self.peak = self.resident()
+        self.process.end()
 
     def can(self, job: Job) -> bool:
         """Whether this side is measured in a job."""
@@ -220,7 +229,8 @@ class Server:
         return machine.cpu(self.process.pid)
 
     def resident(self) -> float:
-        return machine.resident(self.process.pid)
+        """MB; after a new start, what was held before it if that is more."""
+        return max(self.peak, machine.resident(self.process.pid))
 
     def _wait_for_first_answer(self) -> None:
         deadline = time.monotonic() + 60
@@ -259,10 +269,11 @@ def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[
         yield Side(name, driver, environment(url), data=database, only=BUSIEST)
     bare = uvicorn("tests.bench.peers.bare_fastapi:app", "--no-access-log")
     yield Side(BARE, bare, environment(""), data="SQLite", only=("read one",))
-    for name, module in ((GUIDE, "guide"), (TEMPLATE, "template")) if make_database else ():
-        path = f"tests.bench.peers.{module}"
-        env = environment(make_database(module))
-        yield Side(name, uvicorn(f"{path}:app"), env, (sys.executable, "-m", path), Api, module)
+    if make_database:
+        for name, module in ((GUIDE, "guide"), (TEMPLATE, "template")):
+            path = f"tests.bench.peers.{module}"
+            create_tables = (sys.executable, "-m", path)
+            yield Side(name, uvicorn(f"{path}:app"), environment(make_database(module)), create_tables, Api, module)
     if binary := pocketbase():
         where = f"--dir={folder}/pocketbase"
         set_up = (binary, "superuser", "upsert", "root@example.com", PASSWORD, where)

@@ -109,10 +109,10 @@ def get_current_user(
         status.HTTP_401_UNAUTHORIZED, "Could not validate credentials", {"WWW-Authenticate": "Bearer"}
     )
     try:
-        user_id = jwt.decode(token, KEY, algorithms=["HS256"]).get("sub")
-    except jwt.InvalidTokenError:
+        user_id = int(jwt.decode(token, KEY, algorithms=["HS256"])["sub"])
+    except (jwt.InvalidTokenError, KeyError, ValueError):
         raise refused from None
-    user = db.query(User).filter(User.id == int(user_id)).first()
+    user = db.query(User).filter(User.id == user_id).first()
     if user is None:
         raise refused
     return user
