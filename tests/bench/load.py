@@ -52,7 +52,7 @@ async def _wrk(port: int, requests: Sequence[bytes], connections: int, seconds: 
     if not found or found[5] != "0":
         raise Failure("refuses some requests" if found else out)
     done, duration, p50, p99 = (int(each) for each in found.groups()[:4])  # wrk counts in microseconds
-    if not done and seconds < 4:  # what takes so long, as a login may, is watched for longer
+    if not done and seconds < (30 if connections <= 16 else 4):  # what takes so long, as a login may, is watched
         return await _wrk(port, requests, connections, 2 * seconds)
     if not done:
         raise Failure("answers nothing")
