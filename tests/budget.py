@@ -7,6 +7,7 @@ import asyncio
 import cProfile
 import io
 import json
+import logging
 import pstats
 import sys
 import tempfile
@@ -101,6 +102,7 @@ async def count(url: str) -> dict[str, int]:
 
 
 def main() -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/budget.db"
         migrations.upgrade(url)

@@ -169,7 +169,7 @@ def _about(plan: Plan, generator: str, postgresql: str | None) -> list[str]:
         f"{machine.description()}, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}, PostgreSQL {postgresql or 'left out (not found)'}, {libraries}.",
         f"Load by {by}, on the same machine, {plan.seconds:g} s for each job, by turns.",
-        f"An ordinary user has {plan.rows:,} rows and reads and changes 100 of them; another one creates.",
+        f"An ordinary user with {plan.rows:,} rows lists them; 16 others create, read and change one by turns.",
         "PostgreSQL runs without fsync, SQLite as the service sets it up: no write waits for a disk.",
         "Each side may have 15 connections to PostgreSQL. The service and its peers log accesses.",
         *([] if pocketbase() else ["PocketBase is left out: it is not on the PATH, and POCKETBASE names none."]),
