@@ -96,7 +96,9 @@ def measure(plan: Plan) -> Results:
                     results.samples.setdefault(key, []).append(sample)
                 except load.Failure as failure:
                     if job.connections <= report.USUAL:
-                        raise
+                        raise SystemExit(
+                            f"{server.side.name} {failure}: {job}\n{server.process.text[-2000:]}"
+                        ) from None
                     results.failures[key] = str(failure)
                     results.samples.pop(key, None)
                     server.end()  # it may be stuck for longer than this run

@@ -267,8 +267,9 @@ def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[
     for database, url in urls.items():
         # As in production. The pool is as large as that of its peers: SQLAlchemy's 5, and 10 more.
         values = {"ENVIRONMENT": "production", "SIGNUP_OPEN": "true", "DATABASE_POOL_SIZE": "15"}
-        env = environment(url, **values, ACCESS_TOKEN_EXPIRE_MINUTES="120", MAX_ITEMS_PER_USER="1000000")
-        serve = uvicorn("app.main:app", "--no-server-header")
+        long = {"ACCESS_TOKEN_EXPIRE_MINUTES": "120", "MAX_ITEMS_PER_USER": "1000000"}
+        env = environment(url, **values, **long, FORWARDED_ALLOW_IPS="127.0.0.1")
+        serve = uvicorn("app.main:app", "--http", "app.api.server:Protocol", "--no-proxy-headers", "--no-server-header")
         prestart = (sys.executable, "-m", "app.prestart")
         yield Side(f"Onefold, {database}", serve, env, prestart, partial(Onefold, database_url=url), database)
         yield Side(f"Onefold, {database}{TWO}", (*serve, "--workers", "2"), env, data=database, only=BUSIEST)
