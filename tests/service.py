@@ -137,6 +137,10 @@ class Process:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         return self.output.read_text(errors="replace")
 

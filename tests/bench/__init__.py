@@ -1,1 +1,1 @@
-"""How fast the service is, as ratios to the same job done the usual way, measured side by side in one run."""
+"""How fast the service is, beside its limits and the usual ways, measured together in one run."""

@@ -1,114 +1,216 @@
-"""`python -m tests.bench`: requests a second of one worker on 16 connections, and the ratio to the usual way."""
+"""`python -m tests.bench`: measure, and write docs/performance.md and docs/performance.svg. `--help` tells the rest."""
 
+import argparse
 import asyncio
-import statistics
+import logging
+import platform
+import signal
+import sqlite3
 import sys
 import tempfile
 import time
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import chain, cycle, islice
 from pathlib import Path
 
-from sqlmodel import Session
+import psycopg
+import uvloop
 
-from app import items, migrations, security
-from app.auth import LoginSession
-from app.db import Database
-from app.items import Item, ItemCreate
-from app.users import User
-from tests.postgres import Postgres, find_binaries, free_port
-from tests.service import KEY, Process, environment, wait_until_answered
+from tests.bench import load, machine, report
+from tests.bench.report import CREATE, LIST, LOGIN, READ, SQLITE, TABLES, Job, Results, Sample
+from tests.bench.sides import Requests, Server, pocketbase, sides
+from tests.postgres import Postgres, find_binaries
+from tests.service import ROOT
 
-CONNECTIONS = 16
-SECONDS = 4.0
-ROUNDS = 3
+LIMIT = 590
+"""Seconds that a run may take, growth apart: no round begins that would not be finished by then."""
 
 
-def seed(session: Session) -> tuple[User, Item]:
-    user = User(email="ada@example.com", hashed_password="!")
-    session.add(user)
-    session.flush()
-    session.add(LoginSession(id=user.id, user_id=user.id, device="the benchmark"))
-    made = [items.create(session, user, ItemCreate(title=f"Item {n}", description="x" * 100)) for n in range(100)]
-    return user, made[0]
+@dataclass(frozen=True)
+class Plan:
+    rounds: int = 3
+    seconds: float = 2
+    """Of each job in each round."""
+    jobs: Sequence[Job] = tuple(chain(*TABLES.values()))
+    only: Sequence[str] = ("",)
+    """Sides with one of these in their name."""
+    rows: int = 1_000
+    deep: int = 20_000
+    """Of the list that is read, and of the one whose last page is compared with its first."""
+    generator: str | None = None
+    growth: int = 0
+    """How many requests to send to the service in the end, to see its memory grow."""
 
 
-async def load(port: int, request: bytes) -> float:
-    """Requests a second that were answered with success."""
-    done = 0
-    end = time.perf_counter() + SECONDS
-
-    async def client() -> None:
-        nonlocal done
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            if head[9:10] != b"2":
-                raise RuntimeError(head.decode())
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            done += 1
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-    return done / SECONDS
+QUICK = Plan(rounds=2, seconds=1, jobs=(READ, LIST, CREATE, LOGIN), deep=0)
 
 
-def requests(token: str, item: Item) -> dict[str, bytes]:
-    def request(method: str, path: str, body: bytes = b"") -> bytes:
-        lines = [f"{method} /api/v1/items/{path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
-        if body:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-        return "\r\n".join([*lines, "", ""]).encode() + body
+def measure(plan: Plan) -> Results:
+    end = time.monotonic() + LIMIT
+    generator, generate = load.choose(plan.generator, plan.seconds)
+    others = machine.Others()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onefold-bench-")))
+        postgresql, make_database = _postgresql(stack)
+        results = Results(_about(plan, generator, postgresql))
 
-    return {
-        "one row": request("GET", str(item.id)),
-        "list of 100": request("GET", "?limit=100"),
-        "create": request("POST", "", b'{"title": "Item"}'),
-    }
+        servers: list[Server] = []
+        for side in sides(folder, make_database):
+            if any(word in side.name for word in plan.only):
+                _progress(f"starting {side.name}")
+                side.set_up()
+                servers.append(Server(side, folder))
+                stack.callback(servers[-1].end)
+                results.start_up[side.name] = [servers[-1].start_up]
+        results.memory = {server.side.name: [server.resident()] for server in servers}
+
+        filled: dict[str, Requests] = {}
+        for server in servers:
+            _progress(f"filling {server.side.name}")
+            if server.side.api:
+                api = server.side.api(server.port)
+                with api.client:
+                    filled[server.side.data] = api.fill(plan.rows, plan.deep)
+            server.requests = filled[server.side.data]
+        work = [(job, server) for job in plan.jobs for server in servers if server.can(job)]
+        for job, server in work:
+            if job.connections > report.USUAL:
+                continue
+            _progress(f"warming up {server.side.name}")
+            uvloop.run(load.send(server.port, islice(cycle(server.requests[job.what]), 200), job.connections, 0.5))
+
+        longest = 0.0
+        for turn in range(plan.rounds):
+            began = time.monotonic()
+            if began + longest > end:
+                break
+            for done, (job, server) in enumerate(work):
+                _progress(f"round {turn + 1} of {plan.rounds}, {done / len(work):.0%}: {job}, {server.side.name}")
+                if (key := (server.side.name, job)) in results.failures:
+                    continue
+                try:
+                    sample = uvloop.run(_sample(job, server, generate, plan.seconds))
+                    results.samples.setdefault(key, []).append(sample)
+                except load.Failure as failure:
+                    if job.connections <= report.USUAL:
+                        raise SystemExit(
+                            f"{server.side.name} {failure}: {job}\n{server.process.text[-2000:]}"
+                        ) from None
+                    results.failures[key] = str(failure)
+                    results.samples.pop(key, None)
+                    server.end()  # it may be stuck for longer than this run
+                    server.start()
+            for server in servers:
+                another = Server(server.side, folder)
+                another.end()
+                results.start_up[server.side.name].append(another.start_up)
+            longest = max(longest, time.monotonic() - began)
+        results.others = others.share()
+        for server in servers:
+            results.memory[server.side.name].append(server.resident())
+            if server.side.name == SQLITE and plan.growth:
+                results.growth = uvloop.run(_grow(server, generate, plan))
+    _progress("")
+    return results
 
 
-def measure(name: str, url: str, folder: Path) -> None:
-    migrations.upgrade(url)
-    user, item = asyncio.run(Database(url).write(seed))
-    token = security.encode_token("access", user.id, user.id, timedelta(hours=1), key=KEY, algorithm="HS256")
-    ports = {}
-    processes = []
-    for kind, app in (("onefold", "app.main:app"), ("usual", "tests.bench.usual:app")):
-        ports[kind] = free_port()
-        command = [sys.executable, "-m", "uvicorn", app, "--port", str(ports[kind]), "--no-access-log"]
-        env = environment(
-            url, LOG_LEVEL="warning", DATABASE_POOL_SIZE="15", MAX_ITEMS_PER_USER="1000000", MAIL_SENDER_ENABLED="true"
-        )
-        processes.append(Process(command, env, folder / f"{name}-{kind}.log"))
-    try:
-        for kind, process in zip(ports, processes, strict=True):
-            wait_until_answered(f"http://127.0.0.1:{ports[kind]}/health/live", process)
-        for job, request in requests(token, item).items():
-            rounds: dict[str, list[float]] = {kind: [] for kind in ports}
-            for _ in range(ROUNDS):  # interleaved, because the machine's speed drifts
-                for kind, port in ports.items():
-                    rounds[kind].append(asyncio.run(load(port, request)))
-            ours, usual = (statistics.median(rounds[kind]) for kind in ports)
-            ratio = statistics.median(a / b for a, b in zip(rounds["onefold"], rounds["usual"], strict=True))
-            print(f"{name:11} {job:12} onefold {ours:6.0f}/s   usual {usual:6.0f}/s   ratio {ratio:.1f}", flush=True)
-    finally:
-        for process in processes:
-            process.end()
+async def _sample(job: Job, server: Server, generate: load.Generator, seconds: float) -> Sample:
+    before = server.cpu()
+    loads = [generate(server.port, server.requests[job.what], job.connections, seconds)]
+    if job.logins:
+        loads.append(generate(server.port, server.requests["login"], job.logins, seconds))
+    result, *_ = await asyncio.gather(*loads)
+    used = server.cpu() - before
+    if job.connections > report.USUAL:
+        await load.send(server.port, server.requests[job.what][:1], 1)  # does it still answer?
+    return Sample(result.done / result.seconds, result.p50, result.p99, used / result.done * 1e3)
+
+
+async def _grow(server: Server, generate: load.Generator, plan: Plan) -> dict[int, float]:
+    """MB at every tenth of so many requests of several kinds."""
+    done, found = 0, {0: server.resident()}
+    for job in cycle((READ, LIST, CREATE)):
+        done += (await generate(server.port, server.requests[job.what], job.connections, plan.seconds)).done
+        _progress(f"{done:,} of {plan.growth:,} requests: {server.resident():.0f} MB")
+        if done >= plan.growth * len(found) / 10:
+            found[done] = server.resident()
+        if done >= plan.growth:
+            return found
+    raise AssertionError  # for the type checker: the loop has no end
+
+
+def _postgresql(stack: ExitStack) -> tuple[str | None, Callable[[str], str] | None]:
+    """The version of a throwaway server, and what makes databases on it; None where none is installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        return None, None
+    server = Postgres(binaries)
+    stack.callback(server.remove)
+    server.start()
+
+    def make_database(name: str) -> str:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return server.url(name)
+
+    with psycopg.connect(server.url()) as connection:
+        return str(connection.info.parameter_status("server_version")).split()[0], make_database
+
+
+def _about(plan: Plan, generator: str, postgresql: str | None) -> list[str]:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("FastAPI", "SQLAlchemy", "uvicorn"))
+    by = (
+        "wrk"
+        if generator == "wrk"
+        else "Python, which is the limit of what is faster than some 7,000 requests a second"
+    )
+    return [
+        f"{machine.description()}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}, PostgreSQL {postgresql or 'left out (not found)'}, {libraries}.",
+        f"Load by {by}, on the same machine, {plan.seconds:g} s for each job, by turns.",
+        f"An ordinary user with {plan.rows:,} rows lists them; 16 others create, read and change one by turns.",
+        "PostgreSQL runs without fsync, SQLite as the service sets it up: no write waits for a disk.",
+        "Each side may have 15 connections to PostgreSQL. The service and its peers log accesses.",
+        *([] if pocketbase() else ["PocketBase is left out: it is not on the PATH, and POCKETBASE names none."]),
+    ]
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def write(results: Results, output: Path) -> list[str]:
+    """Write the report, and answer why nothing can be concluded from it; nothing if something can."""
+    output.mkdir(exist_ok=True)
+    (output / "performance.md").write_text(report.markdown(results))
+    (output / "performance.svg").write_text(report.svg(results))
+    return results.noise()
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        measure("SQLite", f"sqlite:///{folder}/bench.db", Path(folder))
-        if binaries := find_binaries():
-            server = Postgres(binaries)
-            try:
-                server.start()
-                measure("PostgreSQL", server.url(), Path(folder))
-            finally:
-                server.remove()
-        else:
-            print("No PostgreSQL was found: only SQLite was measured")
+    parser = argparse.ArgumentParser(prog="bench.sh", description="Measure the service beside its limits and peers.")
+    parser.add_argument("--quick", action="store_true", help="a minute or so: fewer jobs and rounds")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of each job in each round")
+    parser.add_argument("--only", action="append", metavar="NAME", help="sides with this in their name; repeatable")
+    parser.add_argument("--generator", choices=["wrk", "own"], help="wrk where it is installed, else our own")
+    parser.add_argument("--growth", type=int, metavar="N", help="send N more requests in the end and watch the memory")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs", metavar="FOLDER")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    output, quick = given.pop("output"), given.pop("quick")
+    logging.disable(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and so end what was started
+    results = measure(replace(QUICK if quick else Plan(), **given))
+    noise = write(results, output)
+    print(report.markdown(results))
+    print(f"Written to {output}")
+    if noise:
+        sys.exit(f"Too noisy to conclude: {'; '.join(noise)}")
 
 
-main()
+if __name__ == "__main__":
+    main()

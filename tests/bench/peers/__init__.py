@@ -1,0 +1,1 @@
+"""What the service is compared with. Each module is an ASGI app; run as a script, it creates its tables."""
