@@ -19,7 +19,7 @@ from app.db import Database, build, now, sweep
 from app.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.fields import GivenPassword, Line, omittable
 from app.logs import event
-from app.security import Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
+from app.security import SEALED, Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
 from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User, UserMe, UserPublic
 
@@ -81,17 +81,21 @@ class RevocationForm(BaseModel):
 
 
 class Token(BaseModel):
-    access_token: str = Field(max_length=4096)
+    access_token: str = Field(max_length=4096, schema_extra={"pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"})
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the name of a scheme
-    expires_in: int = Field(ge=1, le=2**31, description="Seconds for which the access token is good")
-    refresh_token: str = Field(max_length=1024, description="Good once, for the next access token")
+    expires_in: int = Field(ge=1, le=2**31 - 1, description="Seconds for which the access token is good")
+    refresh_token: str = Field(
+        max_length=1024,
+        schema_extra={"pattern": SEALED},
+        description="Good once, for the next access token",
+    )
 
 
 class SessionPublic(SQLModel):
     id: uuid.UUID
     created_at: datetime
     last_used_at: datetime = Field(description="When an access token was last given")
-    device: str = Field(description="What the User-Agent said at login")
+    device: Line = Field(max_length=255, description="What the User-Agent said at login")
     current: bool = Field(description="Whether it is the one that asks")
 
 
@@ -313,7 +317,8 @@ def identify(session: Session, settings: Settings, claims: Claims) -> Caller:
 def sessions(session: Session, user: UserPublic, settings: Settings, current: uuid.UUID) -> Sequence[SessionPublic]:
     """One's own sessions, the last one used first; `current` is the one that asks."""
     mine = select(LoginSession).where(LoginSession.user_id == user.id, _lives(settings))
-    rows = session.exec(mine.order_by(col(LoginSession.last_used_at).desc(), col(LoginSession.id).desc()))
+    newest = col(LoginSession.last_used_at).desc(), col(LoginSession.id).desc()
+    rows = session.exec(mine.order_by(*newest).limit(MOST_SESSIONS))
     return [SessionPublic.model_validate(row, update={"current": row.id == current}) for row in rows]
 
 

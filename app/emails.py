@@ -29,11 +29,11 @@ class EmailCreate(Input):
 
 
 class EmailPublic(Record):
-    kind: str = Field(max_length=32)
-    email: str = Field(max_length=254)
+    kind: Line = Field(max_length=32)
+    email: fields.Email = Field(max_length=254)
     status: Status = Field(default="queued", sa_type=String(6))
-    attempts: int = 0
-    last_error: str | None = Field(default=None, max_length=255)
+    attempts: int = Field(default=0, ge=0, le=TRIES)
+    last_error: Line | None = Field(default=None, max_length=255)
     due_at: datetime = Field(default_factory=now)
     sent_at: datetime | None = None
 

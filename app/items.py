@@ -14,6 +14,9 @@ from app.fields import Input, Line, Text, omittable
 from app.paging import Page, Position, Slice
 from app.users import User, UserPublic
 
+MOST_SHOWN = 100
+"""How many of their items a user is shown with."""
+
 
 class ItemBase(SQLModel):
     title: Line = Field(min_length=1, max_length=255, schema_extra={"examples": ["Analytical engine"]})
@@ -50,7 +53,7 @@ class ItemPage(Page):
 
 
 class UserWithItems(UserPublic):
-    items: list[ItemPublic]
+    items: list[ItemPublic] = Field(max_length=MOST_SHOWN, description="The newest, newest first")
 
 
 _ALL = select(Item)
@@ -61,7 +64,7 @@ _NEWEST = (
     select(Item)
     .where(Item.owner_id == bindparam("owner_id"))
     .order_by(col(Item.created_at).desc(), col(Item.id).desc())
-    .limit(100)
+    .limit(MOST_SHOWN)
 )
 
 

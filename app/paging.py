@@ -14,6 +14,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from app.db import Record, build
 from app.fields import Flag, Instant, Integer
+from app.security import SEALED
 
 COUNTED = 10_000
 """How many rows are counted at most: a client could have all of a long list read again and again."""
@@ -27,7 +28,10 @@ class Page(BaseModel, extra="forbid"):
     """Which part of a list is wanted. Each list adds its `sort` (column names, `-` for descending) and its filters."""
 
     sort: str
-    cursor: Annotated[str, Field(max_length=2048, description="As in the `next` link of the page before")] | None = None
+    cursor: (
+        Annotated[str, Field(max_length=2048, pattern=SEALED, description="As in the `next` link of the page before")]
+        | None
+    ) = None
     skip: Annotated[Integer, Field(ge=0, le=1_000_000, description="Rows to leave out; a cursor is faster")] = 0
     limit: Annotated[Integer, Field(ge=1, le=100, description="How many rows to answer at most")] = 100
     count: Annotated[

@@ -181,6 +181,10 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+SEALED = r"^[\w-]*$"
+"""What is sealed, as a regular expression."""
+
+
 def seal(text: str, context: str, *, key: str) -> str:
     """Text that its receiver can hand back and not change, good in one context only (HMAC-SHA-256, 128 bits)."""
     return base64.urlsafe_b64encode(_mac(text, context, key) + text.encode()).decode().rstrip("=")

@@ -98,6 +98,44 @@ def test_every_error_is_a_problem_with_examples(document: Json) -> None:
                 assert (example["value"]["status"], example["value"]["code"]) == (int(status), code)
 
 
+def test_parameters_say_what_they_are_where_tools_look(document: Json) -> None:
+    for _, _, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"]
+            assert "description" not in parameter["schema"]
+
+
+def test_the_example_of_a_422_is_what_a_mistake_gets(
+    document: Json, client_of: Callable[[User], httpx2.Client], root: User
+) -> None:
+    client = client_of(root)
+    examples = 0
+    for path, method, operation in operations(document):
+        example = operation["responses"].get("422", {}).get("content", {}).get(PROBLEM, {}).get("examples", {})
+        if "validation_error" not in example:
+            continue
+        told = example["validation_error"]["value"]
+        (error,) = told["errors"]
+        where, name = error["loc"]
+        value = "x" * 4000
+        target = path.replace(f"{{{name}}}", "x") if where == "path" else path
+        request: Json = {}
+        if where == "body":
+            is_form = "application/x-www-form-urlencoded" in operation["requestBody"]["content"]
+            sent = {} if error["type"] == "missing" else {name: value}
+            request = {"data": sent or {"unknown": ""}} if is_form else {"json": sent}
+        elif where != "path":
+            request = {{"query": "params", "header": "headers"}[where]: {name: value}}
+        answer = client.request(method, re.sub("{.*?}", ID, target), **request)
+        assert answer.status_code == 422, (method, path, answer.text)
+        assert {key: value for key, value in answer.json().items() if key not in ("instance", "errors")} == {
+            key: value for key, value in told.items() if key not in ("instance", "errors")
+        }
+        assert error in answer.json()["errors"], (method, path, answer.text)
+        examples += 1
+    assert examples
+
+
 def test_a_success_is_json_or_nothing(document: Json) -> None:
     for _, method, operation in operations(document):
         (status,) = [status for status in operation["responses"] if int(status) < 300]

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from app import auth, idempotency, paging
 from app.auth import Caller, Context
@@ -20,6 +20,7 @@ from app.conditions import Conditions, etag
 from app.config import Settings
 from app.db import Database, Record, Session
 from app.errors import Invalid
+from app.fields import Line
 from app.idempotency import Answer
 from app.paging import Page, Position, Slice
 from app.security import Claims, seal, unseal
@@ -40,9 +41,9 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 class Message(BaseModel):
-    """An answer for people: something was begun, and its outcome is not known yet."""
+    """An answer for people: of what was begun, the outcome is not known yet."""
 
-    message: str
+    message: Line = Field(max_length=255)
 
 
 class Call:
@@ -151,7 +152,7 @@ class Call:
         lines = self._request.headers.getlist(name)
         tags = ", ".join(lines)
         if len(tags) > _MOST_TAGS:
-            msg = f"Header should have at most {_MOST_TAGS} characters"
+            msg = f"String should have at most {_MOST_TAGS} characters"
             raise Invalid({"loc": ["header", name], "msg": msg, "type": "string_too_long"})
         return tags if lines else None
 

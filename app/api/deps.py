@@ -52,12 +52,15 @@ def _claims(request: Request, settings: Settings) -> Claims | None:
     return claims
 
 
+_TOKENS = "Access tokens are JWTs that follow RFC8725: one algorithm; issuer, audience, purpose and end are checked."
+
+
 class _Bearer(OAuth2PasswordBearer):
     """Callers with a token. They are looked up, and checked, by the unit that does what they ask for."""
 
     def __init__(self, check: Check) -> None:
         # Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
-        super().__init__(tokenUrl="login", refreshUrl="refresh", scheme_name="OAuth2PasswordBearer")
+        super().__init__("login", "OAuth2PasswordBearer", description=_TOKENS, refreshUrl="refresh")
         self._check = check
 
     async def __call__(self, request: Request, response: Response) -> Call:  # type: ignore[override]  # more than a token

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app import errors
 from app.conditions import NotModified
 from app.errors import AppError
+from app.fields import Text
 from app.logs import request_id
 
 logger = logging.getLogger(__name__)
@@ -36,24 +37,40 @@ _OAUTH = {
 }
 
 
+MOST_ERRORS = 20
+_DEEPEST = 32
+_Code = Annotated[str, Field(max_length=64, pattern="^[a-z0-9_]+$")]
+_Words = Annotated[Text, Field(max_length=4096)]
+_Name = Annotated[str, Field(max_length=64)]
+_Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
 class FieldError(BaseModel):
-    loc: list[str | int] = Field(description="Where: `body`, `query`, `path` or `header`, then the names below it")
-    msg: str = Field(description="What is wrong, for people")
-    type: str = Field(description="What is wrong, for programs")
+    loc: list[_Name | _Index] = Field(
+        max_length=_DEEPEST, description="Where: `body`, `query`, `path` or `header`, then the names below it"
+    )
+    msg: _Words = Field(description="What is wrong, for people")
+    type: _Code = Field(description="What is wrong, for programs")
 
 
 class Problem(BaseModel):
     """Why a request was not carried out (RFC 9457)."""
 
-    type: str = Field(description="Always `about:blank`: `title` and `status` are those of HTTP")
-    title: str
+    type: Literal["about:blank"] = Field(description="`title` and `status` are those of HTTP")
+    title: _Words = Field(description="What the status means")
     status: int = Field(ge=400, le=599)
-    detail: str = Field(description="What happened, for people")
-    code: str = Field(description="What happened, for programs: stable")
-    instance: str = Field(description="The id of the request, as in `X-Request-ID` and in the logs")
-    error: str | None = Field(default=None, description="What OAuth 2 calls it (RFC 6749): at token endpoints only")
-    error_description: str | None = Field(default=None, description="The same as `detail`: at token endpoints only")
-    errors: list[FieldError] | None = Field(default=None, description="Which fields are wrong, with status 422")
+    detail: _Words = Field(description="What happened, for people")
+    code: _Code = Field(description="What happened, for programs: stable")
+    instance: str = Field(
+        max_length=64,
+        pattern="^[A-Za-z0-9._-]*$",
+        description="The id of the request, as in `X-Request-ID` and in the logs",
+    )
+    error: _Code | None = Field(default=None, description="What OAuth 2 calls it (RFC 6749): at token endpoints only")
+    error_description: _Words | None = Field(default=None, description="The same as `detail`: at token endpoints only")
+    errors: Annotated[list[FieldError], Field(max_length=MOST_ERRORS)] | None = Field(
+        default=None, description="Which fields are wrong, with status 422"
+    )
 
 
 def problem(
@@ -107,9 +124,7 @@ def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
             },
         )
         instance = "019b76da-a800-7000-8000-000000000000"
-        fields = [{"loc": ["body", "title"], "msg": "Field required", "type": "missing"}]
-        value = problem(kind, instance, fields if kind is errors.Invalid else None)
-        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": value}
+        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": problem(kind, instance)}
     return responses
 
 
@@ -156,9 +171,10 @@ async def _validation_error(_request: Request, error: RequestValidationError) ->
     if found[0]["type"] == "json_invalid":
         return ProblemResponse(errors.BadRequest("The body is not valid JSON"))
     fields = [
-        {"loc": [_name(part) for part in each["loc"]], "msg": _message(each), "type": each["type"]} for each in found
+        {"loc": [_name(part) for part in each["loc"][:_DEEPEST]], "msg": _message(each), "type": each["type"]}
+        for each in found[:MOST_ERRORS]
     ]
-    return ProblemResponse(errors.Invalid(*fields[:20]))
+    return ProblemResponse(errors.Invalid(*fields))
 
 
 def _name(part: str | int) -> str | int:

@@ -1,8 +1,12 @@
 """What load balancers and orchestrators ask."""
 
+from typing import Literal
+
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 
 from app import migrations
+from app.api.calls import Message
 from app.api.deps import Db
 from app.api.errors import problems
 from app.errors import Unavailable
@@ -10,29 +14,33 @@ from app.errors import Unavailable
 router = APIRouter(tags=["health"])
 
 
+class Health(BaseModel):
+    status: Literal["healthy", "live", "ready"]
+
+
 @router.get("/")
-async def read_root() -> dict[str, str]:
+async def read_root() -> Message:
     """Say hello."""
-    return {"message": "Hello World"}
+    return Message(message="Hello World")
 
 
 @router.get("/health")
-async def read_health() -> dict[str, str]:
+async def read_health() -> Health:
     """Tell that the service runs."""
-    return {"status": "healthy"}
+    return Health(status="healthy")
 
 
 @router.get("/health/live")
-async def read_liveness() -> dict[str, str]:
+async def read_liveness() -> Health:
     """Tell that the process answers, whatever the state of the database: restart it when it does not."""
-    return {"status": "live"}
+    return Health(status="live")
 
 
 @router.get("/health/ready", responses=problems(Unavailable))
-async def read_readiness(request: Request, db: Db) -> dict[str, str]:
+async def read_readiness(request: Request, db: Db) -> Health:
     """Tell that the database answers and its schema is up to date: send requests elsewhere when not."""
     if request.app.state.draining:
         raise Unavailable("The service is shutting down")
     if await db.read(migrations.revision) != migrations.head():
         raise Unavailable(migrations.OUTDATED)
-    return {"status": "ready"}
+    return Health(status="ready")

@@ -1,12 +1,12 @@
 """OAuth 2 over HTTP: how its forms are read, and where clients find its endpoints."""
 
 from collections import Counter
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.auth import UnsupportedGrantType
@@ -58,16 +58,32 @@ def form_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM: {"schema": model.model_json_schema()}}}}
 
 
+_Url = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": 2**15})]
+_Nothing = Annotated[list[Literal["none"]], Field(max_length=1)]
+
+
+class ServerMetadata(BaseModel):
+    """What OAuth 2 clients ask of a server (RFC 8414 section 2)."""
+
+    issuer: _Url
+    token_endpoint: _Url
+    revocation_endpoint: _Url
+    grant_types_supported: Annotated[list[Literal["password", "refresh_token"]], Field(max_length=2)]
+    response_types_supported: _Nothing  # must not be empty, even without an authorization endpoint
+    token_endpoint_auth_methods_supported: _Nothing  # clients have no secrets
+    revocation_endpoint_auth_methods_supported: _Nothing
+
+
 @router.get("/.well-known/oauth-authorization-server")
-async def read_server_metadata(request: Request) -> dict[str, str | list[str]]:
+async def read_server_metadata(request: Request) -> ServerMetadata:
     """Tell OAuth 2 clients where to ask for tokens and revoke them (RFC 8414)."""
-    return {
+    return ServerMetadata(
         # The host is the one that the client names, who alone is told it: no cache may keep the answer for others.
-        "issuer": str(request.base_url).rstrip("/"),
-        "token_endpoint": str(request.url_for("login")),
-        "revocation_endpoint": str(request.url_for("revoke_token")),
-        "grant_types_supported": ["password", "refresh_token"],
-        "response_types_supported": ["none"],  # must not be empty, even without an authorization endpoint
-        "token_endpoint_auth_methods_supported": ["none"],  # clients have no secrets
-        "revocation_endpoint_auth_methods_supported": ["none"],
-    }
+        issuer=str(request.base_url).rstrip("/"),
+        token_endpoint=str(request.url_for("login")),
+        revocation_endpoint=str(request.url_for("revoke_token")),
+        grant_types_supported=["password", "refresh_token"],
+        response_types_supported=["none"],
+        token_endpoint_auth_methods_supported=["none"],
+        revocation_endpoint_auth_methods_supported=["none"],
+    )

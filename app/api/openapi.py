@@ -40,7 +40,8 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _add_parameters(operation)
-            _add_problems(operation)
+            _describe(operation)
+            _add_problems(operation, components["schemas"])
             if path.endswith(TOKEN_ENDPOINTS):
                 _add_oauth(operation)
             _add_headers(method, operation)
@@ -48,8 +49,6 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
                 name = form["schema"]["title"]
                 components["schemas"][name] = form["schema"]
                 form["schema"] = {"$ref": f"#/components/schemas/{name}"}
-            for parameter in operation.get("parameters", ()):
-                _drop_null(parameter["schema"])
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -57,8 +56,11 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     # Relative to the server's URL, and so right behind any path prefix.
     flow = components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"]
     flow |= {"tokenUrl": f"{prefix[1:]}/auth/login", "refreshUrl": f"{prefix[1:]}/auth/refresh"}
+    _complete(document)
     return document
 
+
+_LATIN_1 = r"^[\t\x20-\x7e\x80-\xff]*$"  # all that a header can hold
 
 PARAMETERS = {
     "precondition_failed": {
@@ -83,7 +85,7 @@ def _add_parameters(operation: dict[str, Any]) -> None:
                     "in": "header",
                     "required": False,
                     "description": description,
-                    "schema": bounds.get(name, {"type": "string", "maxLength": 1024}),
+                    "schema": bounds.get(name, {"type": "string", "maxLength": 1024, "pattern": _LATIN_1}),
                 }
                 for name, description in headers.items()
             )
@@ -94,7 +96,7 @@ def _examples(response: dict[str, Any]) -> dict[str, Any]:
     return examples
 
 
-def _add_problems(operation: dict[str, Any]) -> None:
+def _add_problems(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     responses = operation["responses"]
     kinds: list[type[errors.AppError]] = list(_ALWAYS)
     if "requestBody" in operation:
@@ -107,7 +109,31 @@ def _add_problems(operation: dict[str, Any]) -> None:
         known = responses.setdefault(str(status), response)
         for media_type, content in response["content"].items():
             known["content"][media_type]["examples"] |= content["examples"]
+    for code, example in _examples(responses.get("422", {})).items():
+        if code == errors.Invalid.code:
+            example["value"]["errors"] = [_mistake(operation, schemas)]
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _mistake(operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """What could be wrong with a field that this operation has: of the body, or else the first parameter that fits."""
+    fields = [(each["in"], each["name"], each["schema"]) for each in operation.get("parameters", ())]
+    if content := operation.get("requestBody", {}).get("content"):
+        body = next(iter(content.values()))["schema"]
+        while "$ref" in body or "anyOf" in body:
+            body = schemas[body["$ref"].rpartition("/")[2]] if "$ref" in body else body["anyOf"][0]
+        if "required" in body:
+            return {"loc": ["body", body["required"][0]], "msg": "Field required", "type": "missing"}
+        own = [("body", name, field) for name, field in body.get("properties", {}).items()]
+        fields = sorted(own, key=lambda field: "examples" not in field[2]) + fields
+    for where, name, field in fields:
+        match field.get("anyOf", [field])[0]:
+            case {"format": "uuid"}:
+                return {"loc": [where, name], "msg": "Input should be a valid UUID", "type": "uuid_parsing"}
+            case {"maxLength": most} if "writeOnly" not in field:  # the length of a password counts after NFKC
+                msg = f"String should have at most {most} characters"
+                return {"loc": [where, name], "msg": msg, "type": "string_too_long"}
+    return {"loc": [*fields[0][:2]], "msg": "Input is not valid", "type": "value_error"}
 
 
 def _add_oauth(operation: dict[str, Any]) -> None:
@@ -116,15 +142,23 @@ def _add_oauth(operation: dict[str, Any]) -> None:
             example["value"] = with_oauth(example["value"])
 
 
+def _text(description: str, pattern: str, most: int = 255) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", "pattern": pattern, "maxLength": most}}
+
+
+def _number(description: str, most: int = 2**31 - 1) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "integer", "minimum": 0, "maximum": most}}
+
+
 HEADERS = {
-    "ETag": "The entity tag of the resource, for `If-Match` and `If-None-Match`",
-    "Link": "The `next` page, if there is one, and the `first` (RFC 8288)",
-    "Location": "Where the new resource is",
-    "RateLimit": "The limit that was met, and the seconds until it ends",
-    "RateLimit-Policy": "What may be tried how often: `q` times in `w` seconds",
-    "Retry-After": "Seconds after which to try again",
-    "WWW-Authenticate": "How to authenticate",
-    "X-Total-Count": f"The number of all rows if `count` asks for it, {COUNTED} at most",
+    "ETag": _text("The entity tag of the resource, for `If-Match` and `If-None-Match`", '^"[0-9a-f]+"$'),
+    "Link": _text("The `next` page, if there is one, and the `first` (RFC 8288)", "^</.*>; rel=", 2**16),
+    "Location": _text("Where the new resource is", "^/", 2**15),
+    "RateLimit": _text("The limit that was met, and the seconds until it ends", '^".+";r=[0-9]+;t=[0-9]+$'),
+    "RateLimit-Policy": _text("What may be tried how often: `q` times in `w` seconds", '^".+";q=[0-9]+;w=[0-9]+$'),
+    "Retry-After": _number("Seconds after which to try again"),
+    "WWW-Authenticate": _text("How to authenticate", "^Bearer"),
+    "X-Total-Count": _number(f"The number of all rows if `count` asks for it, {COUNTED} at most", COUNTED),
 }
 
 
@@ -138,9 +172,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
         named["200"] = ["Link", "X-Total-Count"]
     for status, names in named.items():
         if status in responses:
-            responses[status]["headers"] = {
-                name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names
-            }
+            responses[status]["headers"] = {name: HEADERS[name] for name in names}
     if method == "get" and _takes(operation, "if-none-match"):
         responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}
     if method == "patch":
@@ -148,12 +180,43 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
         content["application/merge-patch+json"] = content["application/json"]  # RFC 7396
 
 
-def _drop_null(schema: dict[str, Any]) -> None:
-    """A parameter is left out, never null: that is how JSON writes what a URL cannot."""
-    match schema.get("anyOf"):
-        case [kind, {"type": "null"}]:
-            del schema["anyOf"]
-            schema |= kind
+def _describe(operation: dict[str, Any]) -> None:
+    """Say of each parameter what it is, where tools look for it; and of a list, how long a page may be."""
+    for parameter in operation.get("parameters", ()):
+        name, schema = parameter["name"], parameter["schema"]
+        match schema.get("anyOf"):
+            case [kind, {"type": "null"}]:  # it is left out, never null: that is how JSON writes what a URL cannot
+                del schema["anyOf"]
+                schema |= kind
+        _complete(schema)
+        said = parameter.pop("description", None) or schema.get("description") or _SAID.get(name)
+        if parameter["in"] == "path" and name.endswith("_id"):
+            said = said or f"The id of the {name.removesuffix('_id').replace('_', ' ')}"
+        schema.pop("description", None)
+        if said:
+            parameter["description"] = said
+        if name == "limit":
+            operation["responses"]["200"]["content"]["application/json"]["schema"]["maxItems"] = schema["maximum"]
+
+
+_SAID = {"sort": "The order of the rows: by this column, ascending, or with `-` before it descending"}
+_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def _complete(node: Any) -> None:
+    """Add to each schema what follows from the rest of it: the format of integers, the length of ids and times."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        _complete(child)
+    match node:
+        case {"type": "integer"}:
+            for name, keyword in _KEYWORDS.items():
+                if name in node:  # pydantic's own name, of a bound behind a validator
+                    node[keyword] = node.pop(name)
+            fits = all(abs(node.get(end, 2**31)) < 2**31 for end in ("minimum", "maximum"))
+            node["format"] = "int32" if fits else "int64"
+        case {"type": "string", "format": "uuid" | "date-time" as kind}:
+            node.setdefault("maxLength", 36 if kind == "uuid" else 64)
 
 
 def _takes(operation: dict[str, Any], parameter: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, status
+from pydantic import Field
 
 from app import accounts, auth
 from app.accounts import EmailVerification, GivenEmail, InvalidLink, PasswordReset
@@ -55,7 +56,7 @@ async def logout(me: Me) -> None:
 
 
 @router.get("/sessions")
-async def list_sessions(me: Me) -> Sequence[SessionPublic]:
+async def list_sessions(me: Me) -> Annotated[Sequence[SessionPublic], Field(max_length=auth.MOST_SESSIONS)]:
     """List where you are logged in, the last one used first."""
     return await me.read(auth.sessions, me.context.settings, me.session_id)
 
