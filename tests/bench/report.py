@@ -107,7 +107,7 @@ def _spread(samples: Sequence[Sample]) -> float:
     return (max(rates) - min(rates)) / median(rates)
 
 
-_DEADLOCK = """Where a session comes from a sync dependency, requests keep their connection while they wait for one of 40
+_DEADLOCK = """Where a session comes from a sync dependency, requests keep a connection while they wait for one of 40
 threads, and those 40 threads wait for a connection: nothing is answered until the pool gives up after 30 s."""
 
 
