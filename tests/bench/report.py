@@ -107,6 +107,10 @@ def _spread(samples: Sequence[Sample]) -> float:
     return (max(rates) - min(rates)) / median(rates)
 
 
+_DEADLOCK = """Where a session comes from a sync dependency, requests keep a connection while they wait for one of 40
+threads, and those 40 threads wait for a connection: nothing is answered until the pool gives up after 30 s."""
+
+
 def markdown(results: Results) -> str:
     noise = results.noise()
     verdict = f"**Too noisy to conclude**: {'; '.join(noise)}." if noise else "\n".join(_ratios(results))
@@ -126,6 +130,8 @@ def markdown(results: Results) -> str:
         if len(rows) > 1:
             legend = "Requests a second ± half the spread; p50 / p99 in ms; ms of server CPU for one request."
             parts += [f"## {title}", legend, _table(*rows)]
+    if results.failures:
+        parts.append(_DEADLOCK)
     parts += ["## Start-up and memory", _table(*_processes(results))]
     if results.growth:
         rows = [
