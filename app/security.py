@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ctypes
 import hmac
 import json
 import os
@@ -15,6 +16,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -134,6 +136,12 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
+def _return_memory() -> None:
+    """Have glibc give the memory of a hash back after it: else each thread would keep its 19 MiB."""
+    with suppress(AttributeError, OSError):  # another C library has no such option
+        ctypes.CDLL(None).mallopt(-3, 1024 * 1024)  # M_MMAP_THRESHOLD
+
+
 class Passwords:
     """Argon2id off the event loop: `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
 
@@ -142,6 +150,7 @@ class Passwords:
     """
 
     def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32, *, imported: Sequence[Imported] = ()) -> None:
+        _return_memory()
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2", initializer=_give_way)
         self._room = slots + queue
         self._imported = imported

@@ -1,6 +1,8 @@
 """Passwords and tokens, without a service."""
 
 import asyncio
+import platform
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -16,6 +18,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 
 from app.errors import InvalidToken
 from app.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, seal, unseal, weakness
+from tests.service import ROOT, run
 
 KEY = "k" * 32
 ADA = UUID("01a20344-b057-74a5-9808-85bd31c954e1")
@@ -177,3 +180,28 @@ def test_hashes_cost_at_least_what_owasp_asks_for(passwords: Passwords) -> None:
     )
     assert parameters.salt_len >= 16
     assert parameters.hash_len >= 32
+
+
+GROWTH = """
+import asyncio, os
+from pathlib import Path
+from app.security import Passwords
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+async def main() -> None:
+    passwords = Passwords(slots=2)
+    before = resident()
+    for _ in range(3):
+        await asyncio.gather(*(passwords.hash("correct horse battery") for _ in range(4)))
+    print(resident() - before)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps the memory, and is told not to")
+def test_the_memory_of_hashes_is_given_back() -> None:
+    grown = run(sys.executable, "-c", GROWTH, cwd=ROOT)
+    assert int(grown) < 10 * 2**20  # two threads would keep 38 MiB
