@@ -3,13 +3,16 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi.routing import iter_route_contexts
 
+from app.api.errors import problems
+from app.errors import Invalid
+from app.fields import Integer
 from app.main import create_app
 from app.users import User
 from tests.conftest import PASSWORD
@@ -134,6 +137,38 @@ def test_the_example_of_a_422_is_what_a_mistake_gets(
         assert error in answer.json()["errors"], (method, path, answer.text)
         examples += 1
     assert examples
+
+
+def test_routes_of_any_shape_are_documented() -> None:
+    app = create_app(settings())
+
+    @app.post("/numbers/{kind}", responses=problems(Invalid), tags=["items"])
+    async def add_numbers(kind: int, numbers: list[int]) -> list[int]:
+        """Add numbers."""
+        return numbers[:kind]
+
+    @app.get("/numbers", tags=["items"])
+    async def list_numbers(limit: int, most: Annotated[Integer, Query(ge=1, le=2**40)] = 1) -> dict[str, list[int]]:
+        """List numbers."""
+        return {"numbers": [limit, most]}
+
+    @app.delete("/numbers", responses=problems(Invalid), tags=["items"])
+    async def delete_numbers() -> None:
+        """Delete all numbers."""
+
+    paths = app.openapi()["paths"]
+    told = {
+        operation["operationId"]: operation["responses"]["422"]["content"][PROBLEM]["examples"]["validation_error"]
+        for path in ("/numbers/{kind}", "/numbers")
+        for operation in paths[path].values()
+    }
+    assert {name: example["value"]["errors"][0]["loc"] for name, example in told.items()} == {
+        "add_numbers": ["path", "kind"],
+        "list_numbers": ["query", "limit"],
+        "delete_numbers": ["body"],
+    }
+    assert [each["schema"]["format"] for each in paths["/numbers"]["get"]["parameters"]] == ["int64", "int64"]
+    assert paths["/numbers"]["get"]["parameters"][1]["schema"]["maximum"] == 2**40
 
 
 def test_a_success_is_json_or_nothing(document: Json) -> None:

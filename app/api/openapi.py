@@ -133,7 +133,7 @@ def _mistake(operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, An
             case {"maxLength": most} if "writeOnly" not in field:  # the length of a password counts after NFKC
                 msg = f"String should have at most {most} characters"
                 return {"loc": [where, name], "msg": msg, "type": "string_too_long"}
-    return {"loc": [*fields[0][:2]], "msg": "Input is not valid", "type": "value_error"}
+    return {"loc": [*fields[0][:2]] if fields else ["body"], "msg": "Input is not valid", "type": "value_error"}
 
 
 def _add_oauth(operation: dict[str, Any]) -> None:
@@ -182,6 +182,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
 
 def _describe(operation: dict[str, Any]) -> None:
     """Say of each parameter what it is, where tools look for it; and of a list, how long a page may be."""
+    answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
     for parameter in operation.get("parameters", ()):
         name, schema = parameter["name"], parameter["schema"]
         match schema.get("anyOf"):
@@ -195,8 +196,8 @@ def _describe(operation: dict[str, Any]) -> None:
         schema.pop("description", None)
         if said:
             parameter["description"] = said
-        if name == "limit":
-            operation["responses"]["200"]["content"]["application/json"]["schema"]["maxItems"] = schema["maximum"]
+        if name == "limit" and "maximum" in schema and answer.get("type") == "array":
+            answer.setdefault("maxItems", schema["maximum"])
 
 
 _SAID = {"sort": "The order of the rows: by this column, ascending, or with `-` before it descending"}
