@@ -22,13 +22,16 @@ def install(app: FastAPI) -> None:
     index: dict[str, list[RouteContext]] = {}
     indexed = 0
 
-    def candidates(path: str) -> Iterator[RouteContext]:
+    def build() -> None:
         nonlocal indexed
-        if indexed != len(app.routes):  # a route was added
-            index.clear()
-            for route in iter_route_contexts(app.routes):
-                index.setdefault((route.path or "").partition("{")[0].rstrip("/"), []).append(route)
-            indexed = len(app.routes)
+        index.clear()
+        for route in iter_route_contexts(app.routes):
+            index.setdefault((route.path or "").partition("{")[0].rstrip("/"), []).append(route)
+        indexed = len(app.routes)
+
+    def candidates(path: str) -> Iterator[RouteContext]:
+        if indexed != len(app.routes):  # a route was added since
+            build()
         while path:
             yield from index.get(path, ())
             path = path.rpartition("/")[0]
@@ -58,4 +61,5 @@ def install(app: FastAPI) -> None:
         allowed = methods | {"HEAD"} if "GET" in methods else methods
         raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
 
+    build()  # now, because it takes some time: FastAPI puts together what each route needs
     router.middleware_stack = find
