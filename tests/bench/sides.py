@@ -27,6 +27,8 @@ from tests.service import ROOT, Process, elsewhere, environment, run
 
 PASSWORD = "correct horse battery"
 USERS = [f"user{number}@example.com" for number in range(16)]
+VISITORS = [f"visitor{number}@example.com" for number in range(16)]
+"""Who logs in all the time: a login too many ends the oldest session, which must be nobody's who is measured."""
 BUSIEST = ("read one", "list of 100", "create")
 
 Requests = dict[str, list[bytes]]
@@ -79,7 +81,7 @@ class Api:
 
     def fill(self, rows: int, deep: int) -> Requests:  # noqa: ARG002
         """Users, one with so many items, and what to ask in their names. Where `deep`, also a list of that length."""
-        for email in ("ada@example.com", *USERS):
+        for email in ("ada@example.com", *USERS, *VISITORS):
             self.sign_up(email)
         ada, *tokens = (self.log_in(email) for email in ("ada@example.com", *USERS))
         new = (raw("POST", self.items, ada, self.new(number, ada)) for number in range(rows))
@@ -104,7 +106,7 @@ class Api:
             "list of 100": [raw("GET", f"{self.items}?{self.limit}=100", ada)],
             "create": [create(number) for number in range(1000)],
             "update": [update(number) for number in range(1000)],
-            "login": [self.login(USERS[number % len(USERS)], number) for number in range(1000)],
+            "login": [self.login(VISITORS[number % len(VISITORS)], number) for number in range(1000)],
         }
 
 
