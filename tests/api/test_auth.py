@@ -327,7 +327,7 @@ BAD_TOKENS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "payload not UTF-8": lambda _: signed(b'{"sub":"\xff"}'),
     "payload deep": lambda _: signed(b"[" * 1400 + b"]" * 1400),
     "payload far too deep": lambda _: signed(b"[" * 10_000),
-    "header deep": lambda claims: _header(b'{"alg":"HS256","x":' + b"[" * 1200 + b"]" * 1200 + b"}", claims),
+    "header deep": lambda claims: _header(b'{"alg":"HS384","x":' + b"[" * 1200 + b"]" * 1200 + b"}", claims),
     "header array": lambda claims: _header(b'["HS256"]', claims),
     "header not JSON": lambda claims: _header(b"HS256", claims),
     "header empty": lambda claims: _header(b"", claims),
