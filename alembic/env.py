@@ -14,7 +14,7 @@ from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 import app.api.v1  # noqa: F401  # registers every table
 from alembic import context
 from app.config import get_settings
-from app.db import create_file, make_engine
+from app.core.db import create_file, make_engine
 
 
 def render(kind: str, obj: Any, _autogen: AutogenContext) -> str | Literal[False]:

@@ -10,16 +10,17 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from sqlmodel import Field, Session
 
-from app import auth, emails, fields, users
+from app import auth, emails, users
 from app.auth import Caller, Context
 from app.config import Settings
-from app.db import now
+from app.core import fields
+from app.core.db import now
+from app.core.errors import BadRequest, Forbidden, Invalid
+from app.core.fields import Input, Line, Password
+from app.core.logs import event
+from app.core.security import seal, unseal, weakness
+from app.core.throttle import ADDRESS, MESSAGE, PAIR
 from app.emails import Email
-from app.errors import BadRequest, Forbidden, Invalid
-from app.fields import Input, Line, Password
-from app.logs import event
-from app.security import seal, unseal, weakness
-from app.throttle import ADDRESS, MESSAGE, PAIR
 from app.users import (
     VOID,
     Check,

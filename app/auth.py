@@ -13,14 +13,15 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Field, Session, SQLModel, col, select
 from uuid_utils.compat import uuid7
 
-from app import fields, users
+from app import users
 from app.config import Settings
-from app.db import Database, build, now, sweep
-from app.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
-from app.fields import GivenPassword, Line, omittable
-from app.logs import event
-from app.security import SEALED, Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
-from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
+from app.core import fields
+from app.core.db import Database, build, now, sweep
+from app.core.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
+from app.core.fields import GivenPassword, Line, omittable
+from app.core.logs import event
+from app.core.security import SEALED, Claims, Passwords, Verdict, decode_token, encode_token, seal, unseal
+from app.core.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User, UserMe, UserPublic
 
 MOST_SESSIONS = 20
@@ -124,7 +125,9 @@ class Context:
     device: str
 
     def attempt(self, action: str, account: str, *limits: Limit) -> Attempt:
-        return Attempt(self.settings, action, account, self.address, limits or (PAIR, ADDRESS, ACCOUNT))
+        limits = limits or (PAIR, ADDRESS, ACCOUNT)
+        enabled = self.settings.throttling_enabled
+        return Attempt(self.settings.key, action, account, self.address, limits, enabled=enabled)
 
     async def verify(self, attempt: Attempt, password: SecretStr, hashed: str | None) -> Verdict:
         """Look at a password. What could not be looked at (Unavailable) does not count as an attempt."""

@@ -18,9 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app import db, mail, security
-from app.fields import Email, Line, Password
-from app.imported_hashes import Bcrypt, Imported, Pbkdf2
+from app.core import db, mail, security
+from app.core.fields import Email, Line, Password
+from app.core.imported_hashes import Bcrypt, Imported, Pbkdf2
 
 
 def _in_development(values: dict[str, Any]) -> bool:

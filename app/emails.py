@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
 from sqlmodel import Field, Session, col, select
 
-from app import fields, paging
-from app.db import Record, now, sweep
-from app.fields import Input, Line, Text
-from app.paging import Page, Position, Slice
+from app.core import fields, paging
+from app.core.db import Record, now, sweep
+from app.core.fields import Input, Line, Text
+from app.core.paging import Page, Position, Slice
 
 TRIES = 8
 LEASE = timedelta(minutes=2)

@@ -10,9 +10,9 @@ from sqlmodel import Field
 
 from app import users
 from app.config import Settings, get_settings
-from app.db import Database
-from app.fields import Input, Line
-from app.security import Passwords
+from app.core.db import Database
+from app.core.fields import Input, Line
+from app.core.security import Passwords
 from app.users import VOID, EmailTaken, UserBase
 
 

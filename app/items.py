@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from sqlalchemy import Index, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import paging, search, users
-from app.conditions import ANY, Conditions
-from app.db import Record, quota
-from app.errors import NotFound
-from app.fields import Input, Line, Text, omittable
-from app.paging import Page, Position, Slice
+from app import users
+from app.core import paging, search
+from app.core.conditions import ANY, Conditions
+from app.core.db import Record, quota
+from app.core.errors import NotFound
+from app.core.fields import Input, Line, Text, omittable
+from app.core.paging import Page, Position, Slice
 from app.users import User, UserPublic
 
 MOST_SHOWN = 100

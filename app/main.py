@@ -10,7 +10,7 @@ from types import FrameType
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app import logs, prestart
+from app import prestart
 from app.api import docs, errors, health, oauth, openapi, routing, v1
 from app.api.middleware import (
     BodyLimitMiddleware,
@@ -20,8 +20,9 @@ from app.api.middleware import (
     RequestMiddleware,
 )
 from app.config import Settings, get_settings
-from app.db import Database
-from app.security import Passwords
+from app.core import logs
+from app.core.db import Database
+from app.core.security import Passwords
 from app.sender import sending
 
 TAGS = [

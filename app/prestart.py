@@ -14,11 +14,12 @@ from typing import TypeVar
 import asyncpg
 from pydantic import SecretStr
 
-from app import migrations, users
+from app import users
 from app.config import Settings, get_settings
-from app.db import Database, connector, create_file, sqlite_file
-from app.errors import Unavailable
-from app.security import Passwords
+from app.core import migrations
+from app.core.db import Database, connector, create_file, sqlite_file
+from app.core.errors import Unavailable
+from app.core.security import Passwords
 from app.users import EmailTaken, UserAdd
 
 T = TypeVar("T")

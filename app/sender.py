@@ -14,11 +14,12 @@ from typing import Any
 
 from aiosmtplib import SMTPException
 
-from app import accounts, emails, logs, mail
+from app import accounts, emails
 from app.config import Settings, get_settings
-from app.db import Database
+from app.core import logs, mail
+from app.core.db import Database
+from app.core.errors import Unavailable
 from app.emails import Email
-from app.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 

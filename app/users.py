@@ -9,11 +9,12 @@ from pydantic import PlainValidator, StrictBool
 from sqlalchemy import Index, UniqueConstraint, bindparam, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import emails, paging
-from app.db import CONSTRAINTS, Record, insert, now
-from app.errors import BadRequest, Conflict, Forbidden, NotFound
-from app.fields import Email, Flag, GivenPassword, Input, Line, Password, omittable
-from app.paging import Page, Position, Slice
+from app import emails
+from app.core import paging
+from app.core.db import CONSTRAINTS, Record, insert, now
+from app.core.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.core.fields import Email, Flag, GivenPassword, Input, Line, Password, omittable
+from app.core.paging import Page, Position, Slice
 
 
 class EmailTaken(Conflict):

@@ -19,8 +19,9 @@ from typing import Any
 
 from sqlmodel import Session
 
-from app import items, migrations, security
+from app import items
 from app.auth import LoginSession
+from app.core import migrations, security
 from app.items import ItemCreate
 from app.main import create_app
 from app.users import User

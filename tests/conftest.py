@@ -32,9 +32,10 @@ import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
-from app import auth, emails, items, logs, migrations, security  # noqa: E402
+from app import auth, emails, items  # noqa: E402
 from app.auth import Caller, Context, LoginSession  # noqa: E402
-from app.db import create_file  # noqa: E402
+from app.core import logs, migrations, security  # noqa: E402
+from app.core.db import create_file  # noqa: E402
 from app.items import ItemCreate  # noqa: E402
 from app.sender import sending  # noqa: E402
 from app.users import User  # noqa: E402

@@ -21,7 +21,7 @@ from sqlmodel import Session
 
 from app.api.server import Protocol
 from app.config import Settings
-from app.db import Database
+from app.core.db import Database
 from app.main import create_app
 from tests.postgres import free_port
 

@@ -60,7 +60,7 @@ A schema is the model of that name in app/, a path its route in app/api/v1. What
  array-limit: `max_length` on the list, or a `Page` with `limit` as the route's query
  integer-limit: `ge` and `le` (or `gt`, `lt`)
  string-limit: `max_length`, or a `Literal` for the type
- string-restricted: `Line` or `Text` of app/fields.py for the type, or a `pattern`
+ string-restricted: `Line` or `Text` of app/core/fields.py for the type, or a `pattern`
  parameter-description: `description` on the field of the `Page`, or on the parameter
 Then make app/openapi.json again. If a rule is wrong for this service, tests/clients/spectral.yaml is where to say why.
 """

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings, get_settings
-from app.security import key_weakness
+from app.core.security import key_weakness
 from tests.service import KEY, NO_TLS, ROOT, Service, environment, settings
 
 Read = Callable[..., Settings]

@@ -21,10 +21,11 @@ from sqlalchemy import Engine, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from app import items, migrations, users
+from app import items, users
 from app.api.deps import Db
-from app.db import make_engine
-from app.errors import Conflict, Unavailable
+from app.core import migrations
+from app.core.db import make_engine
+from app.core.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.main import create_app
 from app.users import EmailTaken, User, UserAdd

@@ -17,8 +17,8 @@ from sqlmodel import Session
 from starlette.exceptions import HTTPException
 
 from app.api.deps import Db
-from app.db import now
-from app.errors import AppError
+from app.core.db import now
+from app.core.errors import AppError
 from app.main import create_app
 from app.users import User, UserPublic
 from tests.service import Service

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import AppError, Unavailable
-from app.fairness import WAITING, FairQueue, TooManyInFlight
+from app.core.errors import AppError, Unavailable
+from app.core.fairness import WAITING, FairQueue, TooManyInFlight
 
 
 async def begun(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -18,8 +18,9 @@ import httpx2
 import pytest
 from sqlalchemy import make_url, text
 
-from app import items, migrations, users
-from app.db import TIMEOUT, connector, create_file
+from app import items, users
+from app.core import migrations
+from app.core.db import TIMEOUT, connector, create_file
 from tests.conftest import NO_POSTGRESQL, PASSWORD, add_user, admin, client_at, skip
 from tests.postgres import Postgres, find_binaries
 from tests.service import Process, Service, elsewhere, settings, until

@@ -14,7 +14,7 @@ from sqlmodel import Session
 
 from app import items
 from app.api.deps import Db
-from app.db import TIMEOUT, Database
+from app.core.db import TIMEOUT, Database
 from app.main import create_app
 from app.users import User
 from tests.conftest import add_many, client_at, on_sqlite, token_of

@@ -21,10 +21,10 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from app import logs
-from app.db import now
+from app.core import logs
+from app.core.db import now
+from app.core.logs import JsonFormatter, LineFormatter
 from app.items import Item
-from app.logs import JsonFormatter, LineFormatter
 from app.users import User
 from tests.conftest import HASHED, PASSWORD, token_of
 from tests.service import NO_TLS, Service, serving

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app import emails, mail, users
+from app import emails, users
+from app.core import mail
 from app.users import User
 from tests.conftest import Mailbox, on_sqlite
 from tests.service import ROOT, Service

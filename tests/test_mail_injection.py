@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlmodel import Session, select
 
-from app import emails, mail
+from app import emails
+from app.core import mail
 from app.emails import Email
 from app.users import User
 from tests.conftest import PASSWORD, Mailbox, add_user, client_at, on_sqlite

@@ -16,9 +16,9 @@ from fastapi import Depends, FastAPI, Header, Path, Query
 from pydantic import AfterValidator, BaseModel
 from sqlmodel import Field, SQLModel
 
-from app.fields import Flag, Input, Integer
+from app.core.fields import Flag, Input, Integer
+from app.core.paging import Page
 from app.main import create_app
-from app.paging import Page
 from app.users import User
 from tests.conftest import client_at
 from tests.service import Service, settings

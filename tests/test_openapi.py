@@ -11,8 +11,8 @@ from fastapi import FastAPI, Query
 from fastapi.routing import iter_route_contexts
 
 from app.api.errors import problems
-from app.errors import Invalid
-from app.fields import Integer
+from app.core.errors import Invalid
+from app.core.fields import Integer
 from app.main import create_app
 from app.users import User
 from tests.conftest import PASSWORD

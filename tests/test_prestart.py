@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app import migrations
+from app.core import migrations
 from tests.conftest import HASHED, all_users, client_at, on_postgresql, on_sqlite
 from tests.postgres import Postgres
 from tests.service import ROOT, Process, Service, elsewhere, environment, serving, settings, until

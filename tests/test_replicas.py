@@ -17,8 +17,8 @@ import httpx2
 import pytest
 from sqlmodel import Session, select
 
-from app import migrations
 from app.auth import LoginSession
+from app.core import migrations
 from app.users import User
 from tests.conftest import HASHED, PASSWORD, client_at, empty, log_in, on_sqlite, outcome, token_of
 from tests.service import elsewhere, serving, until

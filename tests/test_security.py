@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from app.errors import InvalidToken
-from app.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, seal, unseal, weakness
+from app.core.errors import InvalidToken
+from app.core.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, seal, unseal, weakness
 from tests.service import ROOT, run
 
 KEY = "k" * 32
@@ -86,7 +86,7 @@ def test_while_keys_are_rotated_what_the_old_one_made_is_good_and_then_no_more()
 
 def test_a_token_of_another_issuer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("app.security.ISSUER", "another service")
+        elsewhere.setattr("app.core.security.ISSUER", "another service")
         token = encode()
         assert decode(token) == ADA
     with pytest.raises(InvalidToken):
@@ -185,7 +185,7 @@ def test_hashes_cost_at_least_what_owasp_asks_for(passwords: Passwords) -> None:
 GROWTH = """
 import asyncio, os
 from pathlib import Path
-from app.security import Passwords
+from app.core.security import Passwords
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -18,8 +18,9 @@ import time_machine
 from aiosmtpd.smtp import SMTP
 from sqlmodel import Session, col, select
 
-from app import emails, migrations
-from app.db import now
+from app import emails
+from app.core import migrations
+from app.core.db import now
 from app.emails import Email
 from app.users import User
 from tests.conftest import HASHED, Mailbox, on_sqlite
@@ -107,7 +108,7 @@ def test_what_fails_for_now_is_tried_again_later(
     started = now()
     with pytest.MonkeyPatch.context() as patch:
         if options:
-            patch.setattr("app.mail.TIMEOUT", 0.3)
+            patch.setattr("app.core.mail.TIMEOUT", 0.3)
         deliver(mail_url=url)
     email = only(service)
     assert (email.status, email.attempts, email.sent_at) == ("queued", 1, None)

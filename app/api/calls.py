@@ -14,16 +14,17 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, TypeAdapter
 
-from app import auth, idempotency, paging
+from app import auth
 from app.auth import Caller, Context
-from app.conditions import Conditions, etag
 from app.config import Settings
-from app.db import Database, Record, Session
-from app.errors import Invalid
-from app.fields import Line
-from app.idempotency import Answer
-from app.paging import Page, Position, Slice
-from app.security import Claims, seal, unseal
+from app.core import idempotency, paging
+from app.core.conditions import Conditions, etag
+from app.core.db import Database, Record, Session
+from app.core.errors import Invalid
+from app.core.fields import Line
+from app.core.idempotency import Answer
+from app.core.paging import Page, Position, Slice
+from app.core.security import Claims, seal, unseal
 
 P = ParamSpec("P")
 T = TypeVar("T")

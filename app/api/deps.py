@@ -6,13 +6,14 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordBearer
 
-from app import auth, fairness, security, throttle
+from app import auth
 from app.api.calls import Call, Check
 from app.auth import Caller, Context
 from app.config import Settings
-from app.db import Database
-from app.errors import Forbidden, InvalidToken, Unauthorized
-from app.security import Claims
+from app.core import fairness, security, throttle
+from app.core.db import Database
+from app.core.errors import Forbidden, InvalidToken, Unauthorized
+from app.core.security import Claims
 from app.users import SignupClosed
 
 

@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app import errors
-from app.conditions import NotModified
-from app.errors import AppError
-from app.fields import Text
-from app.logs import request_id
+from app.core import errors
+from app.core.conditions import NotModified
+from app.core.errors import AppError
+from app.core.fields import Text
+from app.core.logs import request_id
 
 logger = logging.getLogger(__name__)
 

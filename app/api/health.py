@@ -5,11 +5,11 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from app import migrations
 from app.api.calls import Message
 from app.api.deps import Db
 from app.api.errors import problems
-from app.errors import Unavailable
+from app.core import migrations
+from app.core.errors import Unavailable
 
 router = APIRouter(tags=["health"])
 

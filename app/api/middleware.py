@@ -16,8 +16,8 @@ from uuid_utils.compat import uuid7
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api.errors import ProblemResponse
-from app.errors import AppError, BadRequest, ContentTooLarge, HeadersTooLarge, Invalid, UriTooLong
-from app.logs import request_id
+from app.core.errors import AppError, BadRequest, ContentTooLarge, HeadersTooLarge, Invalid, UriTooLong
+from app.core.logs import request_id
 
 access_log = logging.getLogger("app.access")
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.auth import UnsupportedGrantType
-from app.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
+from app.core.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app import errors
 from app.api.errors import MEDIA_TYPE, TOKEN_ENDPOINTS, Problem, problems, with_oauth
 from app.api.oauth import FORM
 from app.auth import InactiveUser
-from app.fairness import TooManyInFlight
-from app.paging import COUNTED
+from app.core import errors
+from app.core.fairness import TooManyInFlight
+from app.core.paging import COUNTED
 
 _ALWAYS = (errors.UriTooLong, errors.HeadersTooLarge, errors.AppError, TooManyInFlight, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType, errors.Invalid)

@@ -5,8 +5,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.errors import ProblemResponse
 from app.api.middleware import MOST_HEADERS, MOST_TARGET_BYTES, access_log
-from app.errors import AppError, BadRequest, HeadersTooLarge, UriTooLong
-from app.logs import request_id
+from app.core.errors import AppError, BadRequest, HeadersTooLarge, UriTooLong
+from app.core.logs import request_id
 
 MOST_UNPARSED_BYTES = 64 * 1024
 """Of a head, a chunk's size or trailers, which the parser keeps until they are complete."""

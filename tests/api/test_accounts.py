@@ -17,7 +17,7 @@ import time_machine
 from sqlmodel import SQLModel
 
 from app import accounts, users
-from app.db import now
+from app.core.db import now
 from app.users import User, UserUpdate
 from tests.api.test_auth import log_in
 from tests.api.test_throttle import spend

@@ -16,8 +16,9 @@ import jwt
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from app import security, users
-from app.security import Passwords
+from app import users
+from app.core import security
+from app.core.security import Passwords
 from app.users import User
 from tests.conftest import HASHED, PASSWORD, on_sqlite, outcome, token_of
 from tests.service import KEY, Service

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import Session, func, select
 
-from app import idempotency
-from app.db import now
-from app.idempotency import LIFETIME, Answer, IdempotencyKey
+from app.core import idempotency
+from app.core.db import now
+from app.core.idempotency import LIFETIME, Answer, IdempotencyKey
 from app.items import Item
 from app.users import User
 from tests.conftest import add_user, token_of

@@ -22,10 +22,11 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from app import security, users
+from app import users
+from app.core import security
+from app.core.imported_hashes import Bcrypt, Pbkdf2
+from app.core.security import Passwords, Verdict
 from app.emails import any_due
-from app.imported_hashes import Bcrypt, Pbkdf2
-from app.security import Passwords, Verdict
 from app.users import User
 from tests.api.test_auth import log_in
 from tests.conftest import HASHED, PASSWORD, add_user, client_at, on_sqlite, outcome

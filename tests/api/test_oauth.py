@@ -19,7 +19,7 @@ from oauthlib.oauth2 import InvalidGrantError, LegacyApplicationClient  # type: 
 from requests_oauthlib import OAuth2Session as RequestsOAuth2Session  # type: ignore[import-untyped]
 
 from app import users
-from app.security import Passwords
+from app.core.security import Passwords
 from app.users import User
 from tests.conftest import PASSWORD, client_at, on_sqlite, outcome, token_of
 from tests.service import Service

@@ -14,7 +14,8 @@ from hypothesis import given, strategies
 from sqlalchemy import event, text
 from sqlmodel import Session
 
-from app import items, paging, search
+from app import items
+from app.core import paging, search
 from app.items import Item, ItemPage
 from app.users import User
 from tests.conftest import add_many, add_user

@@ -14,9 +14,10 @@ import pytest
 import time_machine
 from sqlmodel import Session, SQLModel, col, func, select
 
-from app import auth, security, users
+from app import auth, users
 from app.auth import MOST_SESSIONS, InactiveUser, IncorrectLogin, LoginSession
-from app.throttle import Bucket
+from app.core import security
+from app.core.throttle import Bucket
 from app.users import User
 from tests.conftest import PASSWORD, Mailbox, add_user, client_at, context_of, on_sqlite, outcome
 from tests.service import KEY, Service

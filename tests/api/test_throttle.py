@@ -12,8 +12,8 @@ import time_machine
 from pydantic import SecretStr
 from sqlmodel import select
 
-from app import throttle
-from app.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Bucket, TooManyRequests
+from app.core import throttle
+from app.core.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Bucket, TooManyRequests
 from app.users import User
 from tests.api.test_auth import log_in
 from tests.conftest import PASSWORD, add_user, client_at, on_sqlite, outcome
@@ -36,7 +36,7 @@ def spend(
 ) -> None:
     """Count so many attempts as if they were made; `{}` in an account or address makes each another."""
     for number in range(times):
-        attempt = Attempt(service.settings, action, account.format(number), address.format(number), LIMITS)
+        attempt = Attempt(service.settings.key, action, account.format(number), address.format(number), LIMITS)
         service.run(attempt.count(service.database))
 
 
@@ -332,7 +332,7 @@ def test_nobody_can_be_recognised_in_what_is_counted(client: httpx2.Client, serv
     written = repr([row.model_dump() for row in rows])
     assert not [word for word in ("ada", "example", "127", "login", "account", "address") if word in written]
     others = service.settings.model_copy(update={"secret_key": SecretStr("fedcba9876543210" * 4)})
-    service.run(Attempt(others, "login", ada.email, "127.0.0.1", LIMITS).count(service.database))
+    service.run(Attempt(others.key, "login", ada.email, "127.0.0.1", LIMITS).count(service.database))
     assert [row.count for row in buckets(service)] == [1] * 6  # nor without the key that names them
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlmodel import Session, SQLModel, select
 
-from app import accounts, emails, fields, items, users
+from app import accounts, emails, items, users
 from app.accounts import IncorrectPassword
+from app.core import fields
+from app.core.security import _COMMON
 from app.items import ItemCreate, ItemPage
-from app.security import _COMMON
 from app.users import User, UserUpdateMe
 from tests.conftest import HASHED, PASSWORD, add_user, all_users, caller_of, context_of, on_sqlite, statements, token_of
 from tests.service import Service

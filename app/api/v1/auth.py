@@ -13,10 +13,10 @@ from app.api.deps import Me, RequestContext
 from app.api.errors import problems
 from app.api.oauth import form, form_body
 from app.auth import LoginForm, RefreshForm, RevocationForm, SessionPublic, Token
-from app.errors import NotFound
-from app.fields import Id
-from app.logs import event
-from app.throttle import TooManyRequests
+from app.core.errors import NotFound
+from app.core.fields import Id
+from app.core.logs import event
+from app.core.throttle import TooManyRequests
 from app.users import EmailTaken
 
 router = APIRouter()

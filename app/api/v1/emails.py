@@ -9,9 +9,9 @@ from app import emails
 from app.api.calls import Message
 from app.api.deps import Superuser
 from app.api.errors import problems
+from app.core.errors import Forbidden
+from app.core.logs import event
 from app.emails import EmailCreate, EmailPage, EmailPublic
-from app.errors import Forbidden
-from app.logs import event
 
 router = APIRouter()
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query, Response, status
 from app import items
 from app.api.deps import Me
 from app.api.errors import problems
-from app.conditions import PreconditionFailed
-from app.errors import NotFound, QuotaExceeded
-from app.fields import Id
-from app.idempotency import IdempotencyKeyReused
+from app.core.conditions import PreconditionFailed
+from app.core.errors import NotFound, QuotaExceeded
+from app.core.fields import Id
+from app.core.idempotency import IdempotencyKeyReused
 from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate
 
 router = APIRouter()

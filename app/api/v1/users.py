@@ -11,11 +11,11 @@ from app.api.calls import created
 from app.api.deps import DirectoryReader, Me, RequestContext, SignUp, Superuser
 from app.api.errors import problems
 from app.auth import Caller
-from app.conditions import PreconditionFailed
-from app.errors import Forbidden, NotFound
-from app.fields import Id
+from app.core.conditions import PreconditionFailed
+from app.core.errors import Forbidden, NotFound
+from app.core.fields import Id
+from app.core.throttle import TooManyRequests
 from app.items import UserWithItems
-from app.throttle import TooManyRequests
 from app.users import (
     EmailKnown,
     EmailTaken,

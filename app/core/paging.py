@@ -12,9 +12,9 @@ from sqlalchemy import Select, bindparam, func, tuple_
 from sqlmodel import Session, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.db import Record, build
-from app.fields import Flag, Instant, Integer
-from app.security import SEALED
+from app.core.db import Record, build
+from app.core.fields import Flag, Instant, Integer
+from app.core.security import SEALED
 
 COUNTED = 10_000
 """How many rows are counted at most: a client could have all of a long list read again and again."""

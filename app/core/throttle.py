@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, case, delete, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.config import Settings
-from app.db import Database, insert, now, sweep
-from app.errors import AppError
-from app.logs import event
-from app.security import pseudonym
+from app.core.db import Database, insert, now, sweep
+from app.core.errors import AppError
+from app.core.logs import event
+from app.core.security import pseudonym
 
 
 class TooManyRequests(AppError):
@@ -70,11 +69,13 @@ class Attempt:
     pseudonyms: neither accounts nor addresses can be read from the table, nor guessed without the secret key.
     """
 
-    def __init__(self, settings: Settings, action: str, account: str, address: str, limits: tuple[Limit, ...]) -> None:
-        self._action, self._address, self._enabled = action, address, settings.throttling_enabled
+    def __init__(
+        self, secret: str, action: str, account: str, address: str, limits: tuple[Limit, ...], *, enabled: bool = True
+    ) -> None:
+        self._action, self._address, self._enabled = action, address, enabled
 
         def key(*parts: str) -> str:
-            return pseudonym(json.dumps(parts), key=settings.key)
+            return pseudonym(json.dumps(parts), key=secret)
 
         origin = network(address)
         whose = {PAIR: (account, origin), ADDRESS: ("", origin), ACCOUNT: (account, ""), MESSAGE: (account, "")}

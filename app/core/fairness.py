@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from contextvars import ContextVar
 
-from app.errors import AppError, Unavailable
+from app.core.errors import AppError, Unavailable
 
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 """For whom this task works: a user, a network, or None for the service itself."""

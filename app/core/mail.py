@@ -21,7 +21,7 @@ import aiosmtplib
 from email_validator import validate_email
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from app.fields import canonical_email
+from app.core.fields import canonical_email
 
 TIMEOUT = 30.0
 """Seconds that an answer may take."""
@@ -30,7 +30,7 @@ _LINES = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)*")  # RFC 5322 section 2.1.1
 _PLAIN = re.compile(r"(?:(?!=\?)[ -~]){0,900}")
 
 _templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
     autoescape=select_autoescape(["html"]),
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -31,9 +31,9 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import BaseModel, Field, ValidationError
 
-from app.errors import InvalidToken, Unavailable
-from app.fields import normal_password
-from app.imported_hashes import Imported
+from app.core.errors import InvalidToken, Unavailable
+from app.core.fields import normal_password
+from app.core.imported_hashes import Imported
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ OUTDATED = "The schema is not up to date: run scripts/prestart.sh"
 def _config() -> "Config":
     from alembic.config import Config
 
-    return Config(Path(__file__).parent.parent / "alembic.ini")
+    return Config(Path(__file__).parents[2] / "alembic.ini")
 
 
 @lru_cache

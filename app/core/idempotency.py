@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import JSON, and_, delete
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.db import insert, now, quota, sweep
-from app.errors import AppError
+from app.core.db import insert, now, quota, sweep
+from app.core.errors import AppError
 
 LIFETIME = timedelta(hours=24)
 MOST = 10_000

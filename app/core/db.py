@@ -35,9 +35,9 @@ from sqlmodel import Session as Session  # for those who pass units on and write
 from sqlmodel.ext.asyncio.session import AsyncSession
 from uuid_utils.compat import uuid7
 
-from app import fairness, migrations
-from app.errors import AppError, Conflict, QuotaExceeded, Unavailable
-from app.fairness import FairQueue
+from app.core import fairness, migrations
+from app.core.errors import AppError, Conflict, QuotaExceeded, Unavailable
+from app.core.fairness import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")

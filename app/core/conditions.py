@@ -9,8 +9,8 @@ from typing import TypeVar
 from pydantic import BaseModel
 from sqlmodel import Session
 
-from app.db import Record
-from app.errors import AppError
+from app.core.db import Record
+from app.core.errors import AppError
 
 R = TypeVar("R", bound=Record)
 

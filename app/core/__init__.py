@@ -1,0 +1,1 @@
+"""The platform that the domains rest on. It knows no domain, no setting and no web framework."""
