@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         default_factory=lambda values: ["http://localhost:3000"] if _in_development(values) else []
     )
     forwarded_allow_ips: Annotated[list[str], NoDecode] = []
-    max_items_per_user: int = Field(default=10_000, ge=1)
+    max_rows_per_user: int = Field(default=10_000, ge=1)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     signup_open: bool = Field(default_factory=_in_development)
     directory_open: bool = Field(default_factory=_in_development)

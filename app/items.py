@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from sqlalchemy import Index, bindparam
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app import users
 from app.core import paging, search
 from app.core.conditions import ANY, Conditions
 from app.core.db import Record, quota
@@ -114,18 +113,7 @@ def delete(session: Session, caller: UserPublic, item_id: uuid.UUID, conditions:
     session.delete(item)
 
 
-def owner(session: Session, caller: UserPublic, user_id: uuid.UUID) -> UserWithItems:
-    """A user with their newest 100 items, newest first: yourself, anyone for a superuser; else NotFound."""
-    if not (caller.is_superuser or caller.id == user_id):
-        raise NotFound
-    return with_items(session, users.get(session, user_id))
-
-
 def with_items(session: Session, user: User) -> UserWithItems:
+    """A user with their newest 100 items, newest first."""
     newest = session.exec(_NEWEST, params={"owner_id": user.id}).all()
     return UserWithItems.model_validate(user, update={"items": newest})
-
-
-def without_items(user: User) -> UserWithItems:
-    """A user who is new."""
-    return UserWithItems.model_validate(user, update={"items": []})

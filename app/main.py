@@ -25,14 +25,6 @@ from app.core.db import Database
 from app.core.security import Passwords
 from app.sender import sending
 
-TAGS = [
-    {"name": "auth", "description": "Log in and stay so; verify an address, recover from a lost password"},
-    {"name": "users", "description": "Sign up, see and change yourself; superusers look after everybody"},
-    {"name": "items", "description": "What users keep here: each their own"},
-    {"name": "emails", "description": "What was sent, and is still to be; for superusers"},
-    {"name": "health", "description": "For load balancers and orchestrators"},
-]
-
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """An application of its own; nothing is opened before its lifespan begins."""
@@ -40,9 +32,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logs.configure(level=settings.log_level, as_json=settings.environment == "production", debug=settings.debug)
     app = FastAPI(
         title=settings.app_name,
-        description="Users, authentication and items. Authorize with your email and password, then try it out.",
+        description="Authorize with your email and password, then try it out.",
         version="0.1.0",
-        openapi_tags=TAGS,
+        openapi_tags=[*v1.TAGS, v1.tag(health)],
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,
         redoc_url=None,

@@ -131,6 +131,8 @@ CONSTRAINTS["uq_users_email"] = EmailTaken
 
 Check = Callable[[Session, User], None]
 """Refuses a change of a user in this state, by raising."""
+View = Callable[[Session, User], Record]
+"""What a user is shown as at their own URL."""
 
 _BY_ID = select(User).where(User.id == bindparam("id"))
 _BY_EMAIL = select(User).where(User.email == bindparam("email"))
@@ -161,6 +163,13 @@ def get(session: Session, user_id: uuid.UUID) -> User:
     if user is None:
         raise NotFound
     return user
+
+
+def show(session: Session, caller: UserPublic, user_id: uuid.UUID, view: View) -> Record:
+    """A user as they are at their own URL: yourself, anyone for a superuser; else NotFound."""
+    if not (caller.is_superuser or caller.id == user_id):
+        raise NotFound
+    return view(session, get(session, user_id))
 
 
 def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | None = None) -> Slice[UserPublic]:

@@ -128,7 +128,7 @@ def test_another_users_item_is_looked_for_as_an_absent_one(
 
 
 def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:
-    service = serve(max_items_per_user=2)
+    service = serve(max_rows_per_user=2)
     bob = add_user(service, "bob")
     for user in (add_user(service, "ada"), add_user(service, "root", is_superuser=True)):
         with client_at(service.url, user) as client:

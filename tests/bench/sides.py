@@ -271,7 +271,7 @@ def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[
     for database, url in urls.items():
         # As in production. The pool is as large as that of its peers: SQLAlchemy's 5, and 10 more.
         values = {"ENVIRONMENT": "production", "SIGNUP_OPEN": "true", "DATABASE_POOL_SIZE": "15"}
-        long = {"ACCESS_TOKEN_EXPIRE_MINUTES": "120", "MAX_ITEMS_PER_USER": "1000000"}
+        long = {"ACCESS_TOKEN_EXPIRE_MINUTES": "120", "MAX_ROWS_PER_USER": "1000000"}
         env = environment(url, **values, **long, FORWARDED_ALLOW_IPS="127.0.0.1")
         serve = uvicorn("app.main:app", "--http", "app.api.server:Protocol", "--no-proxy-headers", "--no-server-header")
         prestart = (sys.executable, "-m", "app.prestart")

@@ -1,12 +1,21 @@
 """Version 1: the one list of domains. Its URLs are the paths of these files."""
 
+from types import ModuleType
+
 from fastapi import APIRouter
 
 from app.api.v1 import auth, emails, items, users
 
 DOMAINS = (auth, users, items, emails)
 
+
+def tag(routes: ModuleType) -> dict[str, str]:
+    """The tag of a module of routes, as the OpenAPI document describes it."""
+    return {"name": routes.__name__.rpartition(".")[2], "description": routes.__doc__ or ""}
+
+
+TAGS = [tag(domain) for domain in DOMAINS]
+
 router = APIRouter()
-for _domain in DOMAINS:
-    _name = _domain.__name__.rpartition(".")[2]
-    router.include_router(_domain.router, prefix=f"/{_name}", tags=[_name])
+for _domain, _tag in zip(DOMAINS, TAGS, strict=True):
+    router.include_router(_domain.router, prefix=f"/{_tag['name']}", tags=[_tag["name"]])

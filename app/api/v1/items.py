@@ -8,13 +8,16 @@ from fastapi import APIRouter, Query, Response, status
 from app import items
 from app.api.deps import Me
 from app.api.errors import problems
+from app.api.v1 import users
 from app.core.conditions import PreconditionFailed
 from app.core.errors import NotFound, QuotaExceeded
 from app.core.fields import Id
 from app.core.idempotency import IdempotencyKeyReused
-from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate
+from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate, UserWithItems
 
 router = APIRouter()
+
+users.shown.replace(UserWithItems, items.with_items)
 
 
 @router.get("/", response_model=list[ItemPublic])
@@ -31,7 +34,7 @@ async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[I
 )
 async def create_item(me: Me, new: ItemCreate) -> Item | Response:
     """Add an item of your own."""
-    return await me.create(items.create, new, most=me.context.settings.max_items_per_user)
+    return await me.create(items.create, new, most=me.context.settings.max_rows_per_user)
 
 
 @router.get("/{item_id}", response_model=ItemPublic, responses=problems(NotFound, PreconditionFailed))

@@ -5,17 +5,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response, status
 
-from app import accounts, items, users
+from app import accounts, users
 from app.accounts import IncorrectPassword, OwnAccount
 from app.api.calls import created
 from app.api.deps import DirectoryReader, Me, RequestContext, SignUp, Superuser
 from app.api.errors import problems
+from app.api.views import View
 from app.auth import Caller
 from app.core.conditions import PreconditionFailed
+from app.core.db import Record
 from app.core.errors import Forbidden, NotFound
 from app.core.fields import Id
 from app.core.throttle import TooManyRequests
-from app.items import UserWithItems
 from app.users import (
     EmailKnown,
     EmailTaken,
@@ -31,6 +32,8 @@ from app.users import (
 )
 
 router = APIRouter()
+
+shown = View[User](router, "/{user_id}")
 
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
@@ -49,7 +52,7 @@ async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) 
 async def create_user(request: Request, response: Response, context: RequestContext, by: SignUp, new: NewUser) -> User:
     """Sign up. As a superuser, add a user here, with all that `UserAdd` has; it is for superusers only."""
     user = await accounts.sign_up(context, new, by)
-    response.headers.update(created(request, user, items.without_items(user)))
+    response.headers.update(created(request, user, await context.db.read(shown, user)))
     return user
 
 
@@ -87,21 +90,22 @@ async def delete_pending_email(me: Me) -> None:
     await accounts.cancel_email_change(me.context, await me.caller())
 
 
-@router.get("/{user_id}", responses=problems(NotFound, PreconditionFailed))
-async def read_user(me: Me, user_id: Id) -> UserWithItems:
-    """Read a user with their newest 100 items: yourself, or anyone as a superuser."""
-    return me.show(await me.read(items.owner, user_id))
+@router.get("/{user_id}", response_model=UserPublic, responses=problems(NotFound, PreconditionFailed))
+async def read_user(me: Me, user_id: Id) -> Record:
+    """Read a user: yourself, or anyone as a superuser."""
+    return me.show(await me.read(users.show, user_id, shown))
 
 
 @router.patch(
-    "/{user_id}", responses=problems(EmailTaken, Forbidden, OwnAccount, NotFound, LastSuperuser, PreconditionFailed)
+    "/{user_id}",
+    response_model=UserPublic,
+    responses=problems(EmailTaken, Forbidden, OwnAccount, NotFound, LastSuperuser, PreconditionFailed),
 )
-async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> UserWithItems:
+async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> Record:
     """Change any user, as a superuser (JSON merge patch); your own email and password only at `/users/me`."""
-    check = me.conditions.check_as(items.with_items)
     caller = await me.caller()
-    await accounts.update(me.context, caller, user_id, changes, check)
-    return me.show(await me.context.db.read(items.owner, caller, user_id))
+    await accounts.update(me.context, caller, user_id, changes, me.conditions.check_as(shown))
+    return me.show(await me.context.db.read(users.show, caller, user_id, shown))
 
 
 @router.delete(
@@ -111,4 +115,4 @@ async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> UserWi
 )
 async def delete_user(me: Superuser, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(items.with_items))
+    await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(shown))
