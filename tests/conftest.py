@@ -32,11 +32,10 @@ import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
-from app import auth, emails, items  # noqa: E402
+from app import auth, emails  # noqa: E402
 from app.auth import Caller, Context, LoginSession  # noqa: E402
 from app.core import logs, migrations, security  # noqa: E402
 from app.core.db import create_file  # noqa: E402
-from app.items import ItemCreate  # noqa: E402
 from app.sender import sending  # noqa: E402
 from app.users import User  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
@@ -211,19 +210,6 @@ def add_user(service: Service, name: str, *, is_active: bool = True, is_superuse
         return user
 
     return service.write(add)
-
-
-def add_many(session: Session, owner: User, many: int) -> None:
-    """So many more items of a user, by one statement."""
-    item = items.create(session, owner, ItemCreate(title="item"))
-    names = ", ".join(name for name in sorted(item.model_dump()) if name != "id")
-    key = "printf('%032x', n)"
-    if session.get_bind().dialect.name == "postgresql":
-        key = "lpad(to_hex(n), 32, '0')::uuid"
-        session.execute(text("SET LOCAL statement_timeout = 0"))
-    numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {many - 1})"
-    copies = f"SELECT {key}, {names} FROM numbers CROSS JOIN items WHERE title = 'item'"
-    session.execute(text(f"{numbers} INSERT INTO items (id, {names}) {copies}"))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from app.api.deps import Db
 from app.core.db import TIMEOUT, Database
 from app.main import create_app
 from app.users import User
-from tests.conftest import add_many, client_at, on_sqlite, token_of
+from tests.api.test_pages import add_many
+from tests.conftest import client_at, on_sqlite, token_of
 from tests.service import ROOT, Service, elsewhere, serving, settings
 from tests.test_db import NOTES, SLOW, add, assert_unavailable, execute, slowest_answer_during, titles
 

@@ -15,6 +15,7 @@ import httpx2
 import jwt
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlmodel import Session
 
 from app import users
 from app.core import security
@@ -28,6 +29,35 @@ Clients = Callable[[User], httpx2.Client]
 LOGIN = "/api/v1/auth/login"
 ME = "/api/v1/users/me"
 INVALID_TOKEN = ("Could not validate credentials", 'Bearer error="invalid_token"')
+
+
+ACCESS = {
+    "POST /api/v1/auth/login": (200, 200, 200, 200, 200),
+    "POST /api/v1/auth/refresh": (400, 400, 400, 400, 400),
+    "POST /api/v1/auth/revoke": (200, 200, 200, 200, 200),
+    "POST /api/v1/auth/logout": (401, 400, 204, 204, 204),
+    "GET /api/v1/auth/sessions": (401, 400, 200, 200, 200),
+    "DELETE /api/v1/auth/sessions/others": (401, 400, 204, 204, 204),
+    "DELETE /api/v1/auth/sessions/{session_id}": (401, 400, 404, 204, 404),
+    "POST /api/v1/auth/email/verify": (400, 400, 400, 400, 400),
+    "POST /api/v1/auth/email/verify/request": (202, 202, 202, 202, 202),
+    "POST /api/v1/auth/password/forgot": (202, 202, 202, 202, 202),
+    "POST /api/v1/auth/password/reset": (400, 400, 400, 400, 400),
+}
+# The public ones prove by a token of their own who asks, or ask for one to be sent.
+REQUESTS: dict[str, dict[str, Any]] = {
+    "POST /api/v1/auth/login": {"data": {"username": "owner@example.com", "password": PASSWORD}},
+    "POST /api/v1/auth/refresh": {"data": {"grant_type": "refresh_token", "refresh_token": "none"}},
+    "POST /api/v1/auth/revoke": {"data": {"token": "none"}},
+    "POST /api/v1/auth/email/verify": {"json": {"token": "none"}},
+    "POST /api/v1/auth/email/verify/request": {"json": {"email": "owner@example.com"}},
+    "POST /api/v1/auth/password/forgot": {"json": {"email": "owner@example.com"}},
+    "POST /api/v1/auth/password/reset": {"json": {"token": "none", "new_password": PASSWORD}},
+}
+
+
+def stage(session: Session, owner: User) -> dict[str, object]:
+    return {"session_id": owner.id}  # the cast is logged in: see tests.conftest.log_in
 
 
 def log_in(client: httpx2.Client, username: str, password: str = PASSWORD, **more: str) -> httpx2.Response:

@@ -19,6 +19,12 @@ Clients = Callable[[User], httpx2.Client]
 EMAILS = "/api/v1/emails/"
 FORGOT = "/api/v1/auth/password/forgot"
 
+ACCESS = {
+    "GET /api/v1/emails/": (401, 400, 403, 403, 200),
+    "POST /api/v1/emails/": (401, 400, 403, 403, 202),
+}
+REQUESTS = {"POST /api/v1/emails/": {"json": {"email": "owner@example.com"}}}
+
 EMAIL_FIELDS = [
     "id",
     "created_at",

@@ -1,19 +1,38 @@
 """Items, as their owners, other users and superusers see them."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import httpx2
+import pytest
 from sqlalchemy import event
 from sqlmodel import Session
 
 from app import items
-from app.items import Item, ItemCreate, ItemPage
-from app.users import User
+from app.items import Item, ItemCreate, ItemPage, ItemPublic
+from app.users import User, UserPublic
 from tests.conftest import add_user, client_at, statements
 from tests.service import Service
 
 Clients = Callable[[User], httpx2.Client]
+
+
+ACCESS = {
+    "GET /api/v1/items/": (401, 400, 200, 200, 200),
+    "POST /api/v1/items/": (401, 400, 201, 201, 201),
+    "GET /api/v1/items/{item_id}": (401, 400, 404, 200, 200),
+    "PATCH /api/v1/items/{item_id}": (401, 400, 404, 200, 200),
+    "DELETE /api/v1/items/{item_id}": (401, 400, 404, 204, 204),
+}
+REQUESTS = {
+    "POST /api/v1/items/": {"json": {"title": "New"}},
+    "PATCH /api/v1/items/{item_id}": {"json": {"title": "Changed"}},
+}
+
+
+def stage(session: Session, owner: User) -> dict[str, object]:
+    return {"item_id": items.create(session, owner, ItemCreate(title="Notes")).id}
 
 
 def test_an_item_is_created_read_changed_and_deleted(client_of: Clients, ada: User) -> None:
@@ -125,6 +144,54 @@ def test_another_users_item_is_looked_for_as_an_absent_one(
         assert sent[0] == sent[1]
     event.remove(Item, "load", note)
     assert loaded == []  # which would have taken longer
+
+
+def test_a_user_is_shown_with_their_items(
+    client_of: Clients, service: Service, ada: User, bob: User, root: User
+) -> None:
+    mine = [service.write(items.create, ada, ItemCreate(title=title)) for title in ("first", "second")]
+    service.write(items.create, bob, ItemCreate(title="not hers"))
+    answer = client_of(ada).get(f"/api/v1/users/{ada.id}")
+    *fields, last = answer.json()
+    assert (fields, last) == (list(UserPublic.model_fields), "items")
+    assert answer.json()["items"] == [
+        item.model_dump(mode="json", exclude={"version", "search"}) for item in reversed(mine)
+    ]
+    changed = client_of(root).patch(f"/api/v1/users/{ada.id}", json={})
+    assert changed.json() == answer.json()
+    assert changed.headers["ETag"] == answer.headers["ETag"]
+
+
+def _add_items(session: Session, owner: User, count: int) -> None:
+    for number in range(count):
+        items.create(session, owner, ItemCreate(title=str(number)))
+
+
+def test_a_user_comes_with_the_newest_hundred_items_in_a_constant_number_of_queries(
+    client_of: Clients, service: Service, ada: User
+) -> None:
+    client = client_of(ada)
+    service.write(_add_items, ada, 1)
+    with statements(service) as for_one:
+        assert len(client.get(f"/api/v1/users/{ada.id}").json()["items"]) == 1
+    service.write(_add_items, ada, 101)
+    with statements(service) as for_many:
+        titles = [item["title"] for item in client.get(f"/api/v1/users/{ada.id}").json()["items"]]
+    assert titles == [str(number) for number in range(100, 0, -1)]
+    assert for_one == for_many != []
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/v1/items/"), ("PATCH", "/api/v1/items/{item_id}")])
+@pytest.mark.parametrize("field", ["id", "created_at", "updated_at", "version", "surprise", "owner_id"])
+def test_fields_that_are_not_the_clients_to_set_are_refused_and_change_nothing(
+    client_of: Clients, service: Service, ada: User, method: str, path: str, field: str
+) -> None:
+    item = service.write(items.create, ada, ItemCreate(title="Notes"))
+    body: dict[str, Any] = {"title": "Changed", field: str(getattr(item, field, 1))}
+    answer = client_of(ada).request(method, path.format(item_id=item.id), json=body)
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["errors"]] == [["body", field]]
+    assert service.read(items.page, ada, ItemPage()).rows == [ItemPublic(**item.model_dump())]
 
 
 def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:
