@@ -32,12 +32,12 @@ import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
-from app import auth, emails  # noqa: E402
+from app import auth, emails, users  # noqa: E402
 from app.auth import Caller, Context, LoginSession  # noqa: E402
 from app.core import logs, migrations, security  # noqa: E402
 from app.core.db import create_file  # noqa: E402
 from app.sender import sending  # noqa: E402
-from app.users import User  # noqa: E402
+from app.users import User, UserAdd  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
 from tests.service import KEY, NO_TLS, Service, settings  # noqa: E402
 
@@ -210,6 +210,19 @@ def add_user(service: Service, name: str, *, is_active: bool = True, is_superuse
         return user
 
     return service.write(add)
+
+
+def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
+    """The same as a unit of work, for a user who has not verified the address."""
+    user = users.create(session, UserAdd(email=f"{name}@example.com", is_superuser=is_superuser), HASHED)
+    log_in(session, user)
+    return user
+
+
+def execute(session: Session, *statements: str) -> None:
+    """A unit of work of plain SQL."""
+    for statement in statements:
+        session.execute(text(statement))
 
 
 @pytest.fixture

@@ -28,16 +28,17 @@ from app.core.db import make_engine
 from app.core.errors import Conflict, Unavailable
 from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.main import create_app
-from app.users import EmailTaken, User, UserAdd
+from app.users import EmailTaken, User
 from tests.conftest import (
     HASHED,
     PASSWORD,
+    add,
     add_user,
     admin,
     all_users,
     client_at,
     empty,
-    log_in,
+    execute,
     on_postgresql,
     on_sqlite,
     token_of,
@@ -54,11 +55,6 @@ Serve = Callable[..., Service]
 NOTES = ItemCreate(title="Notes")
 SLOW = 6.0
 """Seconds in which what waits for 3 seconds has ended, on a slow machine."""
-
-
-def execute(session: Session, *statements: str) -> None:
-    for statement in statements:
-        session.execute(text(statement))
 
 
 def stored(session: Session) -> Sequence[Item]:
@@ -82,12 +78,6 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
     }
     oauth = {"error": "temporarily_unavailable", "error_description": detail}
     assert answer.json() == (problem | oauth if answer.request.url.path.endswith("/auth/login") else problem)
-
-
-def add(session: Session, name: str, *, is_superuser: bool = False) -> User:
-    user = users.create(session, UserAdd(email=f"{name}@example.com", is_superuser=is_superuser), HASHED)
-    log_in(session, user)
-    return user
 
 
 def test_a_write_is_committed_when_it_returns(service: Service, ada: User) -> None:

@@ -156,7 +156,7 @@ class _Proxy(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.content)
 
-    do_POST = do_GET  # noqa: N815  # as the base class names them
+    do_POST = do_PATCH = do_GET  # noqa: N815  # as the base class names them
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as the base class has it
         pass

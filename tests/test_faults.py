@@ -21,10 +21,10 @@ from sqlalchemy import make_url, text
 from app import items, users
 from app.core import migrations
 from app.core.db import TIMEOUT, connector, create_file
-from tests.conftest import NO_POSTGRESQL, PASSWORD, add_user, admin, client_at, skip
+from tests.conftest import NO_POSTGRESQL, PASSWORD, add, add_user, admin, client_at, execute, skip
 from tests.postgres import Postgres, find_binaries
 from tests.service import Process, Service, elsewhere, settings, until
-from tests.test_db import Serve, add, assert_unavailable, execute, fill_the_pool
+from tests.test_db import Serve, assert_unavailable, fill_the_pool
 from tests.test_prestart import prestart as prestart
 
 OUTDATED = "The schema is not up to date: run scripts/prestart.sh"

@@ -18,9 +18,9 @@ from app.core.db import TIMEOUT, Database
 from app.main import create_app
 from app.users import User
 from tests.api.test_pages import add_many
-from tests.conftest import client_at, on_sqlite, token_of
+from tests.conftest import add, client_at, execute, on_sqlite, token_of
 from tests.service import ROOT, Service, elsewhere, serving, settings
-from tests.test_db import NOTES, SLOW, add, assert_unavailable, execute, slowest_answer_during, titles
+from tests.test_db import NOTES, SLOW, assert_unavailable, slowest_answer_during, titles
 
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
 FOREVER = COUNT.format(10**12)

@@ -24,8 +24,10 @@ from tests.conftest import Mailbox, on_sqlite
 from tests.service import ROOT, Service
 from tests.smtp import Letter, SmtpServer, hang
 
-KINDS = sorted(folder.name for folder in (ROOT / "app/templates").iterdir() if folder.is_dir())
+TEMPLATES = sorted(folder.name for folder in (ROOT / "app/templates").iterdir() if folder.is_dir())
 GREETING = {"known_email", "reset_password", "verify_email"}
+KINDS = sorted(GREETING | {"email_changed", "email_changing", "invitation", "message", "password_changed"})
+"""The messages of accounts: what others are given, their own tests know."""
 LINK = f"https://app.example.com/verify-email?token={'x' * 300}"
 HEADERS = [
     "Subject",
@@ -105,6 +107,12 @@ def test_a_message_arrives_as_text_and_as_html(deliver: Callable[[mail.Message],
 @pytest.mark.parametrize("name", ["Ada", "Ærø 海"])
 def test_the_link_is_one_unbroken_line_of_the_text(deliver: Callable[[mail.Message], Letter], name: str) -> None:
     assert f"\r\n{LINK}\r\n".encode() in deliver(compose(name=name)).content
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_every_kind_of_message_has_a_subject_a_text_and_the_same_as_html(kind: str) -> None:
+    for part in ("subject.txt", "body.txt", "body.html"):
+        assert mail._templates.get_template(f"{kind}/{part}")  # compiled
 
 
 @each_kind

@@ -189,7 +189,7 @@ def test_routes_of_any_shape_are_documented() -> None:
 
 UNTOLD = """{name} does not say what it answers.
 For JSON, the function needs a return type, or the route a `response_model`;
-for a file the route needs `response_class=FileResponse` and `responses={{200: {{"content": {{"image/png": {{}}}}}}}}`."""
+for a file the route needs `response_class=FileResponse, responses={{200: {{"content": {{"image/png": {{}}}}}}}}`."""
 
 
 def test_a_success_says_what_it_is(document: Json) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.core import migrations
-from tests.conftest import HASHED, all_users, client_at, on_postgresql, on_sqlite
+from tests.conftest import HASHED, add, all_users, client_at, on_postgresql, on_sqlite
 from tests.postgres import Postgres
 from tests.service import ROOT, Process, Service, elsewhere, environment, serving, settings, until
-from tests.test_db import add
 from tests.test_migrations import Tree
 
 Prestart = Callable[..., Process]
@@ -93,7 +92,7 @@ def test_one_that_waits_does_not_hold_up_a_concurrent_index(
     tree.add(
         *WAIT_TO_GO,
         "with op.get_context().autocommit_block():",
-        "    op.create_index('extra', 'items', ['title'], postgresql_concurrently=True)",
+        "    op.create_index('extra', 'users', ['full_name'], postgresql_concurrently=True)",
     )
     at_work = prestart(migrated_url, tree.folder)
     until((tree.folder / "begun").exists)

@@ -9,11 +9,14 @@ import pytest
 from sqlalchemy import event
 from sqlmodel import Session
 
+from alembic import command
 from app import items
+from app.core import migrations
 from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.users import User, UserPublic
-from tests.conftest import add_user, client_at, statements
-from tests.service import Service
+from tests.conftest import add, add_user, client_at, statements
+from tests.service import Service, elsewhere
+from tests.test_migrations import configured
 
 Clients = Callable[[User], httpx2.Client]
 
@@ -192,6 +195,15 @@ def test_fields_that_are_not_the_clients_to_set_are_refused_and_change_nothing(
     assert answer.status_code == 422
     assert [error["loc"] for error in answer.json()["errors"]] == [["body", field]]
     assert service.read(items.page, ada, ItemPage()).rows == [ItemPublic(**item.model_dump())]
+
+
+def test_items_that_are_there_already_can_be_searched(migrated_url: str) -> None:
+    ada = elsewhere(migrated_url, add, "ada")
+    item = elsewhere(migrated_url, items.create, ada, ItemCreate(title="Notes of ADA"))
+    assert item.search == "notes of ada"
+    command.downgrade(configured(migrated_url), "961ac46eb26c")
+    migrations.upgrade(migrated_url)
+    assert elsewhere(migrated_url, items.get, ada, item.id) == item
 
 
 def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:
