@@ -14,6 +14,7 @@ from app import items
 from app.core import migrations
 from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.users import User, UserPublic
+from tests.api.test_statements import assert_sends
 from tests.conftest import add, add_user, client_at, statements
 from tests.service import Service, elsewhere
 from tests.test_migrations import configured
@@ -204,6 +205,26 @@ def test_items_that_are_there_already_can_be_searched(migrated_url: str) -> None
     command.downgrade(configured(migrated_url), "961ac46eb26c")
     migrations.upgrade(migrated_url)
     assert elsewhere(migrated_url, items.get, ada, item.id) == item
+
+
+STATEMENTS = {
+    "GET /api/v1/items/": 2,
+    "GET /api/v1/items/?count=true&limit=1": 3,
+    "GET /api/v1/items/?q=no": 2,
+    "POST /api/v1/items/": 3,
+    "GET /api/v1/items/{item_id}": 2,
+    "PATCH /api/v1/items/{item_id}": 3,
+    "DELETE /api/v1/items/{item_id}": 3,
+}
+
+
+@pytest.mark.parametrize("route", STATEMENTS)
+def test_a_route_sends_as_many_statements_as_are_written_down(
+    client_of: Clients, service: Service, ada: User, route: str
+) -> None:
+    service.write(_add_items, ada, 3)
+    path = route.format(**service.write(stage, ada))
+    assert_sends(service, client_of(ada), STATEMENTS[route], path, **REQUESTS.get(route, {}))
 
 
 def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response, status
 from app import items
 from app.api.deps import Me
 from app.api.errors import problems
-from app.api.v1 import users
+from app.api.v1.users import user_view
 from app.core.conditions import PreconditionFailed
 from app.core.errors import NotFound, QuotaExceeded
 from app.core.fields import Id
@@ -17,7 +17,7 @@ from app.items import Item, ItemCreate, ItemPage, ItemPublic, ItemUpdate, UserWi
 
 router = APIRouter()
 
-users.shown.replace(UserWithItems, items.with_items)
+user_view.replace(UserWithItems, items.with_items)
 
 
 @router.get("/", response_model=list[ItemPublic])

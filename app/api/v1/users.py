@@ -33,7 +33,7 @@ from app.users import (
 
 router = APIRouter()
 
-shown = View[User](router, "/{user_id}")
+user_view = View[User](router, "/{user_id}")
 
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
@@ -52,7 +52,7 @@ async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) 
 async def create_user(request: Request, response: Response, context: RequestContext, by: SignUp, new: NewUser) -> User:
     """Sign up. As a superuser, add a user here, with all that `UserAdd` has; it is for superusers only."""
     user = await accounts.sign_up(context, new, by)
-    response.headers.update(created(request, user, await context.db.read(shown, user)))
+    response.headers.update(created(request, user, await context.db.read(user_view, user)))
     return user
 
 
@@ -93,7 +93,7 @@ async def delete_pending_email(me: Me) -> None:
 @router.get("/{user_id}", response_model=UserPublic, responses=problems(NotFound, PreconditionFailed))
 async def read_user(me: Me, user_id: Id) -> Record:
     """Read a user: yourself, or anyone as a superuser."""
-    return me.show(await me.read(users.show, user_id, shown))
+    return me.show(await me.read(users.show, user_id, user_view))
 
 
 @router.patch(
@@ -104,8 +104,8 @@ async def read_user(me: Me, user_id: Id) -> Record:
 async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> Record:
     """Change any user, as a superuser (JSON merge patch); your own email and password only at `/users/me`."""
     caller = await me.caller()
-    await accounts.update(me.context, caller, user_id, changes, me.conditions.check_as(shown))
-    return me.show(await me.context.db.read(users.show, caller, user_id, shown))
+    await accounts.update(me.context, caller, user_id, changes, me.conditions.check_as(user_view))
+    return me.show(await me.context.db.read(users.show, caller, user_id, user_view))
 
 
 @router.delete(
@@ -115,4 +115,4 @@ async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> Record
 )
 async def delete_user(me: Superuser, user_id: Id) -> None:
     """Delete any user and all that is theirs, as a superuser."""
-    await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(shown))
+    await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(user_view))
