@@ -14,7 +14,7 @@ R = TypeVar("R", bound=Record)
 class View(Generic[R]):
     """How the routes at one path of a router show their row: as it is, until `replace` is called.
 
-    So `GET /users/{user_id}` answers a user with their items, and the module of users knows of no items.
+    So a user can be shown with what is theirs, and the module of users need not know of it.
     """
 
     def __init__(self, router: APIRouter, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Sign up, log in, create, list all pages by Link, update with If-Match, delete: by a client made from the document."""
+"""Sign up, log in, list all pages by Link, update with If-Match, delete: by a client made from the document."""
 
 import re
 import sys
@@ -6,9 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from onefold_client import AuthenticatedClient, Client
 from onefold_client.api.auth import login
-from onefold_client.api.items import create_item, delete_item, list_items, read_item, update_item
-from onefold_client.api.users import create_user
-from onefold_client.models import ItemCreate, ItemUpdate, ListItemsSort, LoginForm, Problem, UserCreate
+from onefold_client.api.users import create_user, delete_me, list_users, read_me, update_me
+from onefold_client.models import ListUsersSort, LoginForm, Problem, UserCreate, UserUpdateMe
 from onefold_client.types import UNSET
 
 EMAIL, PASSWORD = "hopper@example.com", "correct horse battery"
@@ -20,25 +19,25 @@ assert signed_up.email == EMAIL
 token = login.sync(client=anonymous, body=LoginForm(username=EMAIL, password=PASSWORD))
 client = AuthenticatedClient(base_url=url, token=token.access_token)
 
-for title in "abcde":
-    created = create_item.sync_detailed(client=client, body=ItemCreate(title=title), idempotency_key=title)
+for name in "abcd":
+    created = create_user.sync_detailed(client=anonymous, body=UserCreate(email=f"{name}@x.org", password=PASSWORD))
     assert created.status_code == 201
 
-titles, cursor = [], UNSET
+names, cursor = [], UNSET
 while True:
-    page = list_items.sync_detailed(client=client, sort=ListItemsSort.VALUE_5, limit=2, cursor=cursor)
-    titles += [item.title for item in page.parsed]
+    page = list_users.sync_detailed(client=client, sort=ListUsersSort.VALUE_5, limit=2, cursor=cursor)
+    names += [user.email[0] for user in page.parsed]
     following = re.search(r'<([^>]*)>; rel="next"', page.headers.get("Link", ""))
     if not following:
         break
     (cursor,) = parse_qs(urlsplit(following[1]).query)["cursor"]
-assert titles == list("edcba"), titles
+assert names == list("hdcba"), names
 
-item = list_items.sync(client=client)[0]
-etag = read_item.sync_detailed(item.id, client=client).headers["ETag"]
-assert update_item.sync(item.id, client=client, body=ItemUpdate(title="changed"), if_match=etag).title == "changed"
-stale = update_item.sync(item.id, client=client, body=ItemUpdate(title="too late"), if_match=etag)
+etag = read_me.sync_detailed(client=client).headers["ETag"]
+changed = update_me.sync(client=client, body=UserUpdateMe(full_name="changed"), if_match=etag)
+assert changed.full_name == "changed"
+stale = update_me.sync(client=client, body=UserUpdateMe(full_name="too late"), if_match=etag)
 assert isinstance(stale, Problem)
 assert stale.code == "precondition_failed"
-assert delete_item.sync_detailed(item.id, client=client).status_code == 204
+assert delete_me.sync_detailed(client=client).status_code == 204
 print("done")
