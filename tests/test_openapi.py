@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 PROBLEM = "application/problem+json"
 ID = "019b76da-a800-7000-8000-0000facade00"
-COMMAND = """python -c "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))" """
+DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def references(node: object) -> Iterator[str]:
 
 def test_the_committed_document_is_up_to_date(document: Json) -> None:
     if (ROOT / "app/openapi.json").read_text() != json.dumps(document, indent=2) + "\n":
-        pytest.fail(f"app/openapi.json is not what the routes say. If that is meant: {COMMAND}> app/openapi.json")
+        command = f'python -c "{DOCUMENT}" > app/openapi.json'
+        pytest.fail(f"app/openapi.json is not what the routes say. If that is meant: {command}")
 
 
 def test_operations_are_named_after_their_functions(app: FastAPI, document: Json) -> None:
