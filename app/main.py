@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from app import prestart
 from app.api import docs, errors, health, oauth, openapi, routing, v1
+from app.api.calls import check_lists
 from app.api.middleware import (
     BodyLimitMiddleware,
     ErrorMiddleware,
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.include_router(oauth.router)
     app.include_router(v1.router, prefix=settings.api_v1_prefix)
+    check_lists(app)
     docs.install(app)
     openapi.install(app, prefix=settings.api_v1_prefix)
     routing.install(app)

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_type_hints
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, Field, TypeAdapter
 
 from app import auth
@@ -20,7 +20,7 @@ from app.config import Settings
 from app.core import idempotency, paging
 from app.core.conditions import Conditions, etag
 from app.core.db import Database, Record, Session
-from app.core.errors import Invalid
+from app.core.errors import Invalid, Unauthorized
 from app.core.fields import Line
 from app.core.idempotency import Answer
 from app.core.paging import Page, Position, Slice
@@ -30,6 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Record)
+C = TypeVar("C", bound=Caller | None)
 
 Check = Callable[[Caller, Settings], None]
 """Refuses callers that may not call a route, by raising."""
@@ -47,33 +48,43 @@ class Message(BaseModel):
     message: Line = Field(max_length=255)
 
 
-class Call:
-    """What a route with a token works with.
+class Call(Generic[C]):
+    """What a route works with.
 
     `read` and `write` run one unit of work, in one transaction: it finds the caller, checks that they may call this
-    route, and runs `work(session, caller, *args)`. Only the signature of the token is verified before that.
+    route, and runs `work(session, caller, *args)`. Only the signature of the token is verified before that. A caller
+    without a token is None, on a route that lets anyone in.
     """
 
-    def __init__(self, request: Request, response: Response, context: Context, claims: Claims, check: Check) -> None:
+    def __init__(
+        self, request: Request, response: Response, context: Context, claims: Claims | None, check: Check
+    ) -> None:
         self.context = context
         self._request, self._response, self._claims, self._check = request, response, claims, check
 
     @property
+    def claims(self) -> Claims:
+        """What the token says; Unauthorized without one."""
+        if self._claims is None:
+            raise Unauthorized
+        return self._claims
+
+    @property
     def user_id(self) -> UUID:
-        return self._claims.sub
+        return self.claims.sub
 
     @property
     def session_id(self) -> UUID:
         """The login session of the token. A unit has checked that it has not ended."""
-        return self._claims.sid
+        return self.claims.sid
 
-    async def read(self, work: Callable[Concatenate[Session, Caller, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read(self, work: Callable[Concatenate[Session, C, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.read(lambda session: work(session, self._caller(session), *args, **kwargs))
 
-    async def write(self, work: Callable[Concatenate[Session, Caller, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write(self, work: Callable[Concatenate[Session, C, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.write(lambda session: work(session, self._caller(session), *args, **kwargs))
 
-    async def caller(self) -> Caller:
+    async def caller(self) -> C:
         """The caller, for work that takes more than one unit: each of them has to check again what matters to it."""
         return await self._db.read(self._caller)
 
@@ -90,9 +101,7 @@ class Call:
         self._response.headers["ETag"] = tag
         return resource
 
-    async def page(
-        self, work: Callable[[Session, Caller, Any, Position | None], Slice[R]], wanted: Page
-    ) -> Sequence[R]:
+    async def page(self, work: Callable[[Session, C, Any, Position | None], Slice[R]], wanted: Page) -> Sequence[R]:
         """The rows of one page that `work(session, caller, wanted, after)` finds, with a link to the next page."""
         self._refuse_repeated_parameters()
         context = self._list(wanted)
@@ -101,7 +110,7 @@ class Call:
             self._response.headers["X-Total-Count"] = str(page.total)
         links = []
         if page.end:
-            links.append(self._link("next", cursor=seal(paging.encode(page.end), context, key=self._settings.key)))
+            links.append(self._link("next", cursor=seal(page.end, context, key=self._settings.key)))
         if page.end or wanted.cursor or wanted.skip:
             links.append(self._link("first"))
         if links:
@@ -109,11 +118,13 @@ class Call:
         return page.rows
 
     async def create(
-        self, work: Callable[Concatenate[Session, Caller, P], R], *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[Session, C, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R | Response:
         """The row that `work` makes, with its location and entity tag.
 
         With an `Idempotency-Key` the answer is kept for 24 hours, and given again when the same request comes again.
+        Keys belong to a user. A caller without a token may not send one (Invalid): two strangers who choose the same
+        key would read each other's answers, and to ignore it would break the promise that the request is done once.
         """
         key = self._idempotency_key()
         if key is None:
@@ -125,7 +136,11 @@ class Call:
         route: APIRoute = scope["route"]
         model = _adapter(route.response_model)
 
-        def once(session: Session, caller: Caller) -> Answer:
+        def once(session: Session, caller: C) -> Answer:
+            if caller is None:
+                msg = "Header should be left out without a token: keys belong to users"
+                raise Invalid({"loc": ["header", "idempotency-key"], "msg": msg, "type": "idempotency_key"})
+
             def answer(session: Session) -> Answer:
                 row = work(session, caller, *args, **kwargs)
                 body = model.dump_json(model.validate_python(row))
@@ -144,10 +159,12 @@ class Call:
     def _settings(self) -> Settings:
         return self.context.settings
 
-    def _caller(self, session: Session) -> Caller:
+    def _caller(self, session: Session) -> C:
+        if self._claims is None:
+            return None  # type: ignore[return-value]  # where C is Caller, there is a token
         caller = auth.identify(session, self._settings, self._claims)
         self._check(caller, self._settings)
-        return caller
+        return caller  # type: ignore[return-value]
 
     def _tags(self, name: str) -> str | None:
         lines = self._request.headers.getlist(name)
@@ -173,9 +190,10 @@ class Call:
         raise Invalid(*({"loc": ["query", name], "msg": msg, "type": "repeated"} for name in repeated[:20]))
 
     def _list(self, wanted: Page) -> str:
-        """What a cursor is good for: this list of this user, in this order, with these filters."""
+        """What a cursor is good for: this list of this user (or of nobody), in this order, with these filters."""
         filters = wanted.model_dump(mode="json", exclude={"cursor", "skip", "limit", "count"})
-        return json.dumps([self._request.scope["path"].rstrip("/"), str(self._claims.sub), filters])
+        whose = str(self._claims.sub) if self._claims else None
+        return json.dumps([self._request.scope["path"].rstrip("/"), whose, filters])
 
     def _position(self, wanted: Page, context: str) -> Position | None:
         if wanted.cursor is None:
@@ -184,7 +202,7 @@ class Call:
         if position is None or wanted.skip:
             msg = "Cursor should be used as it was given, without skip, and for the same list"
             raise Invalid({"loc": ["query", "cursor"], "msg": msg, "type": "cursor"})
-        return paging.decode(position, wanted.sort)
+        return position
 
     def _link(self, relation: str, **more: str) -> str:
         """RFC 8288; the target has no host in it, which could only have come from the client."""
@@ -196,3 +214,13 @@ class Call:
 def created(request: Request, row: Record, shown_as: BaseModel) -> dict[str, str]:
     """The headers that tell where a new resource is, and which entity tag it has there."""
     return {"Location": f"{quote(request.scope['path'].rstrip('/'))}/{row.id}", "ETag": etag(shown_as)}
+
+
+def check_lists(app: FastAPI) -> None:
+    """Refuse an app with a list that cannot be paged (TypeError): see `paging.check`."""
+    for route in iter_route_contexts(app.routes):
+        rows = get_args(getattr(route.original_route, "response_model", None))
+        hints = get_type_hints(route.endpoint) if rows and route.endpoint else {}
+        for wanted in hints.values():
+            if isinstance(wanted, type) and issubclass(wanted, Page):
+                paging.check(wanted, rows[0])

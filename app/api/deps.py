@@ -1,13 +1,14 @@
 """What a route asks for in its signature: who may call it."""
 
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordBearer
 
 from app import auth
 from app.api.calls import Call, Check
+from app.api.openapi import BEARER, OPTIONAL
 from app.auth import Caller, Context
 from app.config import Settings
 from app.core import fairness, security, throttle
@@ -57,22 +58,22 @@ _TOKENS = "Access tokens are JWTs that follow RFC8725: one algorithm; issuer, au
 
 
 class _Bearer(OAuth2PasswordBearer):
-    """Callers with a token. They are looked up, and checked, by the unit that does what they ask for."""
+    """Callers with a token, if it is not optional. The unit that does what they ask for finds and checks them."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, *, optional: bool = False) -> None:
         # Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
-        super().__init__("login", "OAuth2PasswordBearer", description=_TOKENS, refreshUrl="refresh")
-        self._check = check
+        super().__init__("login", OPTIONAL if optional else BEARER, description=_TOKENS, refreshUrl="refresh")
+        self._check, self._optional = check, optional
 
-    async def __call__(self, request: Request, response: Response) -> Call:  # type: ignore[override]  # more than a token
+    async def __call__(self, request: Request, response: Response) -> Call[Any]:  # type: ignore[override]  # more than a token
         context = await _context(request)
         claims = _claims(request, context.settings)
-        if claims is None:
+        if claims is None and not self._optional:
             raise Unauthorized
         return Call(request, response, context, claims, self._check)
 
 
-def _anyone(_caller: Caller, _settings: Settings) -> None:
+def _any_user(_caller: Caller, _settings: Settings) -> None:
     pass
 
 
@@ -86,12 +87,15 @@ def _directory_reader(caller: Caller, settings: Settings) -> None:
         raise Forbidden
 
 
-Me = Annotated[Call, Depends(_Bearer(_anyone))]
+Me = Annotated[Call[Caller], Depends(_Bearer(_any_user))]
 """An active user."""
 
-Superuser = Annotated[Call, Depends(_Bearer(_superuser))]
+Anyone = Annotated[Call[Caller | None], Depends(_Bearer(_any_user, optional=True))]
+"""An active user, or a caller without a token: None. A token that is not good is refused all the same."""
 
-DirectoryReader = Annotated[Call, Depends(_Bearer(_directory_reader))]
+Superuser = Annotated[Call[Caller], Depends(_Bearer(_superuser))]
+
+DirectoryReader = Annotated[Call[Caller], Depends(_Bearer(_directory_reader))]
 """Who may list all users: any active user where the directory is open, else superusers."""
 
 

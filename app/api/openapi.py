@@ -14,7 +14,11 @@ from app.core.paging import COUNTED
 
 _ALWAYS = (errors.UriTooLong, errors.HeadersTooLarge, errors.AppError, TooManyInFlight, errors.Unavailable)
 _WITH_BODY = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType, errors.Invalid)
-_WITH_TOKEN = (errors.Unauthorized, errors.InvalidToken, InactiveUser)
+_WITH_TOKEN = (errors.InvalidToken, InactiveUser)
+
+BEARER = "OAuth2PasswordBearer"
+OPTIONAL = f"{BEARER} or nothing"
+"""The scheme of a route that takes a token and needs none: OpenAPI writes it as two ways to call."""
 
 
 def install(app: FastAPI, *, prefix: str) -> None:
@@ -39,6 +43,8 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     components = document["components"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            if operation.get("security") == [{OPTIONAL: []}]:
+                operation["security"] = [{BEARER: []}, {}]
             _add_parameters(operation)
             _describe(operation)
             _add_problems(operation, components["schemas"])
@@ -54,7 +60,8 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
     # Relative to the server's URL, and so right behind any path prefix.
-    flow = components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"]
+    components["securitySchemes"].pop(OPTIONAL, None)
+    flow = components["securitySchemes"][BEARER]["flows"]["password"]
     flow |= {"tokenUrl": f"{prefix[1:]}/auth/login", "refreshUrl": f"{prefix[1:]}/auth/refresh"}
     _complete(document)
     return document
@@ -101,8 +108,8 @@ def _add_problems(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     kinds: list[type[errors.AppError]] = list(_ALWAYS)
     if "requestBody" in operation:
         kinds += _WITH_BODY
-    if operation.setdefault("security", []):
-        kinds += _WITH_TOKEN
+    if security := operation.setdefault("security", []):
+        kinds += _WITH_TOKEN if {} in security else (errors.Unauthorized, *_WITH_TOKEN)
     if responses.pop("422", None) is not None:
         kinds.append(errors.Invalid)
     for status, response in problems(*kinds).items():
@@ -201,6 +208,7 @@ def _describe(operation: dict[str, Any]) -> None:
 
 
 _SAID = {"sort": "The order of the rows: by this column, ascending, or with `-` before it descending"}
+_LENGTHS = {"uuid": 36, "date-time": 64, "date": 10, "time": 15}
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
@@ -216,8 +224,8 @@ def _complete(node: Any) -> None:
                     node[keyword] = node.pop(name)
             fits = all(abs(node.get(end, 2**31)) < 2**31 for end in ("minimum", "maximum"))
             node["format"] = "int32" if fits else "int64"
-        case {"type": "string", "format": "uuid" | "date-time" as kind}:
-            node.setdefault("maxLength", 36 if kind == "uuid" else 64)
+        case {"type": "string", "format": str(kind)} if kind in _LENGTHS:
+            node.setdefault("maxLength", _LENGTHS[kind])
 
 
 def _takes(operation: dict[str, Any], parameter: str) -> bool:

@@ -1,10 +1,11 @@
 """Conditional requests (RFC 9110 section 13): on the state of one resource, by its entity tag."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from sqlmodel import Session
@@ -33,11 +34,28 @@ class NotModified(Exception):
 
 
 def etag(resource: BaseModel) -> str:
-    """The strong entity tag of a resource: a row's version, and of what is put together from rows a digest."""
+    """The strong entity tag of a resource.
+
+    Of a row it is the version, with those of the rows that its relationships show; all must be loaded. Of what is put
+    together from rows it is a digest.
+    """
     version = getattr(resource, "version", None)
     if version is None:
-        version = hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:32]
+        shown = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
+        version = hashlib.sha256(shown.encode()).hexdigest()[:32]
+    elif names := resource.__sqlmodel_relationships__:  # type: ignore[attr-defined]  # all that has a version is an SQLModel
+        version = _with_children(resource, [(name, getattr(resource, name)) for name in names])
     return f'"{version}"'
+
+
+def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
+    tags = []
+    for name, shown in relationships:
+        for child in shown if isinstance(shown, list) else [shown] if shown else ():
+            loaded = [each for each in vars(child).items() if each[0] in child.__sqlmodel_relationships__]
+            tags.append(f"{name} {child.id} {_with_children(child, loaded)}")
+    version = getattr(row, "version", None) or row.updated_at.isoformat()
+    return f"{version}-{hashlib.sha256(repr(sorted(tags)).encode()).hexdigest()[:32]}" if tags else str(version)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import asyncpg
 from asyncpg.connect_utils import _parse_connect_dsn_and_args
 from pydantic import ConfigDict
-from sqlalchemy import ColumnElement, Engine, MetaData, Table, UniqueConstraint, delete, event, inspect, literal, tuple_
+from sqlalchemy import Column, ColumnElement, Engine, Table, UniqueConstraint, delete, event, inspect, literal, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
@@ -33,11 +33,13 @@ from sqlalchemy.util import OrderedSet
 from sqlmodel import Field, SQLModel, create_engine, select
 from sqlmodel import Session as Session  # for those who pass units on and write no SQL
 from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.main import default_registry
 from uuid_utils.compat import uuid7
 
-from app.core import fairness, migrations
+from app.core import columns, fairness, migrations, relations
 from app.core.errors import AppError, Conflict, QuotaExceeded, Unavailable
 from app.core.fairness import FairQueue
+from app.core.fields import Described
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,7 +68,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class Record(SQLModel):
+class Record(Described, SQLModel):
     """The public face that every entity begins with. Its table adds `version: int`, which each UPDATE raises."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # type: ignore[assignment]  # narrowed
@@ -89,6 +91,11 @@ def build(model: type[M], values: Iterable[tuple[Any, Any]]) -> M:
     object.__setattr__(built, "__pydantic_extra__", None)
     object.__setattr__(built, "__pydantic_private__", None)
     return built
+
+
+event.listen(Column, "before_parent_attach", columns.define)
+event.listen(Mapper, "before_mapper_configured", relations.load_eagerly)
+event.listen(Mapper, "after_mapper_constructed", columns.keep)
 
 
 @event.listens_for(Mapper, "mapper_configured")
@@ -432,7 +439,7 @@ def _broken(error: IntegrityError) -> AppError | None:
         what = str(error.orig).partition(" failed: ")[2]
         match error.orig.sqlite_errorcode:
             case sqlite3.SQLITE_CONSTRAINT_UNIQUE:
-                name = _unique_constraint(SQLModel.metadata, what)
+                name = _unique_constraint(what)
             case sqlite3.SQLITE_CONSTRAINT_CHECK:
                 name = what
             case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
@@ -442,12 +449,12 @@ def _broken(error: IntegrityError) -> AppError | None:
     return Conflict("What this refers to is no longer there") if foreign else None
 
 
-def _unique_constraint(metadata: MetaData, what: str) -> str | None:
+def _unique_constraint(what: str) -> str | None:
     """The name of what SQLite tells by its columns ("users.email")."""
-    for table in metadata.tables.values():
+    for table in (mapper.local_table for mapper in default_registry.mappers if isinstance(mapper.local_table, Table)):
         uniques = [(each.name, each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)]
         uniques += [(index.name, index.columns) for index in table.indexes if index.unique]
-        for name, columns in uniques:
-            if what == ", ".join(f"{table.name}.{column.name}" for column in columns):
+        for name, unique in uniques:
+            if what == ", ".join(f"{table.name}.{column.name}" for column in unique):
                 return str(name)
     return None

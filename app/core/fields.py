@@ -1,10 +1,12 @@
-"""The strings that a client may send: one type each, so that every place that takes one refuses the same."""
+"""What a client may send: one type each, so that every place that takes one refuses the same."""
 
+import json
 import re
 import unicodedata
 import uuid
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime, time
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, get_args
 
 from email_validator import EmailSyntaxError, validate_email
 from pydantic import (
@@ -14,10 +16,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     SecretStr,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 from sqlmodel import SQLModel
 
 # NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
@@ -138,6 +144,31 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator
 """A time with its offset (RFC 3339), as UTC."""
 
 
+def _without_offset(value: time) -> time:
+    if value.tzinfo:
+        raise PydanticCustomError("time_offset", "Input should be a time without an offset")
+    return value
+
+
+Clock = Annotated[time, AfterValidator(_without_offset)]
+"""A time of day, as a clock on the wall shows it."""
+
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        text = ""
+    if not 0 < len(text) <= 10_000 or "\\u0000" in text:
+        raise PydanticCustomError("json_object", "Input should be a JSON object of at most 10000 characters")
+    return value
+
+
+Json = Annotated[dict[str, Any], AfterValidator(_json)]
+"""A JSON object of at most 10,000 characters that both databases store: no NUL, no lone surrogates, no NaN."""
+
+
 def _decimal(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"0|-?[1-9][0-9]*", value):
         raise PydanticKnownError("int_parsing")
@@ -158,13 +189,76 @@ Flag = Annotated[bool, BeforeValidator(_true_or_false)]
 """`true` or `false` for queries: no `yes`, `on` or `1`."""
 
 
+class Described:
+    """Models whose schema tells what a column holds: the bounds of integers, the digits of decimals."""
+
+    model_fields: ClassVar[dict[str, FieldInfo]]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler(schema)
+        properties = handler.resolve_ref_schema(made).get("properties", {})
+        for name, field in cls.model_fields.items():
+            told = properties.get(name, {})
+            for part in (told, *told.get("anyOf", ())):
+                if part.get("type") == "integer" and not part.keys() & {"maximum", "exclusiveMaximum", "le", "lt"}:
+                    part |= {"minimum": -(2**31), "maximum": 2**31 - 1} | part
+                if part.get("type") == "string" and Decimal in (field.annotation, *get_args(field.annotation)):
+                    limits = (
+                        (each.max_digits, each.decimal_places) for each in field.metadata if hasattr(each, "max_digits")
+                    )
+                    digits, places = next(limits, (30, 15))
+                    part["pattern"] = rf"^-?\d{{1,{digits - places or 1}}}(\.\d{{1,{places or 1}}})?$"
+                    part["maxLength"] = digits + 3  # a sign, a point, and the zero before it
+        return made
+
+
+class Bounded(Described):
+    """Models whose fields take only what both databases can hold.
+
+    A plain `int` has 32 bits, as its column has. Bounds of its own make it larger: `Field(le=2**53 - 1)`, with a column
+    of `sa_type=BigInteger`. A plain `datetime` is an `Instant`, a `time` has no offset, and a `float` is finite.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _bound(handler.resolve_ref_schema(schema))
+        return schema
+
+
+def _bound(schema: Any) -> None:
+    match schema:
+        case {"type": "int"}:
+            if "gt" not in schema:
+                schema.setdefault("ge", -(2**31))
+            if "lt" not in schema:
+                schema.setdefault("le", 2**31 - 1)
+        case {"type": "float"}:
+            schema.setdefault("allow_inf_nan", False)
+        case {"type": "time"}:
+            schema.setdefault("tz_constraint", "naive")
+        case {"type": "datetime"} if "tz_constraint" not in schema:
+            aware = {**schema, "tz_constraint": "aware"}
+            schema.clear()
+            utc = core_schema.no_info_after_validator_function(_utc, aware)
+            schema.update(core_schema.no_info_before_validator_function(_written_out, utc))
+        case dict():
+            for name, child in schema.items():
+                if name not in ("default", "metadata", "serialization"):
+                    _bound(child)
+        case list():
+            for child in schema:
+                _bound(child)
+
+
 def omittable(**constraints: Any) -> Any:
     """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
     return Field(default_factory=lambda: None, **constraints)
 
 
-class Input(SQLModel):
-    """What a client may send: these fields and no others."""
+class Input(Bounded, SQLModel):
+    """What a client may send: these fields and no others, in the bounds of `Bounded`."""
 
     model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel narrows it, and drops class keywords
 
