@@ -19,13 +19,13 @@ from typing import Any
 
 from sqlmodel import Session
 
-from app import items
 from app.auth import LoginSession
 from app.core import migrations, security
-from app.items import ItemCreate
-from app.main import create_app
 from app.users import User
-from tests.service import KEY, settings
+from tests import product
+from tests.product import sightings
+from tests.product.sightings import SightingCreate
+from tests.service import KEY, elsewhere, settings
 
 BUDGET = Path(__file__).with_suffix(".json")
 MOST, LEAST = 1.01, 0.97
@@ -34,12 +34,12 @@ MOST, LEAST = 1.01, 0.97
 
 
 def seed(session: Session) -> tuple[str, str]:
-    """A user with 100 items: a token, and the id of one item."""
+    """A user with 100 sightings: a token, and the id of one of them."""
     user = User(email="ada@example.com", hashed_password="!")
     session.add(user)
     session.flush()
     session.add(LoginSession(id=user.id, user_id=user.id, device="the budget"))
-    made = [items.create(session, user, ItemCreate(title=f"Item {n}", description="x" * 100)) for n in range(100)]
+    made = [sightings.create(session, user, SightingCreate(title=f"Sail {n}", remarks="x" * 100)) for n in range(100)]
     token = security.encode_token("access", user.id, user.id, timedelta(hours=1), key=KEY, algorithm="HS256")
     return token, str(made[0].id)
 
@@ -84,16 +84,16 @@ async def ask(app: Any, token: str, method: str, target: str, body: bytes) -> in
 async def count(url: str) -> dict[str, int]:
     """The calls of each kind of request, the median of several once everything is warm."""
     with redirect_stderr(io.StringIO()):  # which is where the log goes
-        app = create_app(settings(environment="production", database_url=url))
+        app = product.create_app(settings(environment="production", database_url=url))
     async with app.router.lifespan_context(app):
-        token, item_id = await app.state.database.write(seed)
+        token, sighting_id = await app.state.database.write(seed)
         routes: dict[str, tuple[str, str, bytes]] = {
             "health": ("GET", "/health/live", b""),
             "the caller": ("GET", "/api/v1/users/me", b""),
-            "read one": ("GET", f"/api/v1/items/{item_id}", b""),
-            "list of 1": ("GET", "/api/v1/items/?limit=1", b""),
-            "list of 100": ("GET", "/api/v1/items/?limit=100", b""),
-            "create": ("POST", "/api/v1/items/", b'{"title": "Item"}'),
+            "read one": ("GET", f"/api/v1/sightings/{sighting_id}", b""),
+            "list of 1": ("GET", "/api/v1/sightings/?limit=1", b""),
+            "list of 100": ("GET", "/api/v1/sightings/?limit=100", b""),
+            "create": ("POST", "/api/v1/sightings/", b'{"title": "Sail"}'),
         }
         found = {}
         for name, request in routes.items():
@@ -107,6 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/budget.db"
         migrations.upgrade(url)
+        elsewhere(url, product.create_tables)
         found = asyncio.run(count(url))
     if "--update" in sys.argv:
         BUDGET.write_text(json.dumps(found, indent=2) + "\n")

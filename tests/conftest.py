@@ -38,8 +38,9 @@ from app.core import logs, migrations, security  # noqa: E402
 from app.core.db import create_file  # noqa: E402
 from app.sender import sending  # noqa: E402
 from app.users import User, UserAdd  # noqa: E402
+from tests import product  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
-from tests.service import KEY, NO_TLS, Service, settings  # noqa: E402
+from tests.service import KEY, NO_TLS, Service, elsewhere, settings  # noqa: E402
 
 PASSWORD = "correct horse battery"
 HASHED = security._argon2id.hash(PASSWORD)
@@ -143,49 +144,63 @@ def empty_url(backend: str, make_database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def migrated_url(empty_url: str) -> str:
+def with_product(request: pytest.FixtureRequest) -> bool:
+    """Whether the database and the service of a test also have the tables and routes of tests/product."""
+    return request.node.get_closest_marker("product") is not None
+
+
+@pytest.fixture
+def migrated_url(empty_url: str, with_product: bool) -> str:
     """The URL of a database of this test's own, with the schema and no rows."""
     migrations.upgrade(empty_url)
+    if with_product:
+        elsewhere(empty_url, product.create_tables)
     return empty_url
 
 
 @pytest.fixture(scope="session")
-def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str], Service]]:
-    running: dict[str, Service] = {}
+def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str, bool], Service]]:
+    running: dict[tuple[str, bool], Service] = {}
 
-    def get(backend: str) -> Service:
-        if backend not in running:
+    def get(backend: str, with_product: bool) -> Service:
+        if (backend, with_product) not in running:
             url = make_database(backend)
             migrations.upgrade(url)
-            running[backend] = Service(settings(database_url=url, mail_url=f"file://{_folder.name}/mail-{backend}"))
-        return running[backend]
+            if with_product:
+                elsewhere(url, product.create_tables)
+            made = settings(database_url=url, mail_url=f"file://{_folder.name}/mail-{uuid.uuid4().hex}")
+            app = product.create_app(made) if with_product else None
+            running[backend, with_product] = Service(made, app)
+        return running[backend, with_product]
 
     yield get
     for service in running.values():
         service.stop()
 
 
-def empty(session: Session) -> None:
-    for table in reversed(SQLModel.metadata.sorted_tables):
+def empty(session: Session, with_product: bool = False) -> None:
+    tables = [*SQLModel.metadata.sorted_tables, *(product.TABLES if with_product else ())]
+    for table in reversed(tables):
         session.execute(text(f"DELETE FROM {table.name}"))
 
 
 @pytest.fixture
-def service(backend: str, _services: Callable[[str], Service]) -> Service:
+def service(backend: str, with_product: bool, _services: Callable[[str, bool], Service]) -> Service:
     """The running service, with an empty database."""
-    service = _services(backend)
-    service.write(empty)
+    service = _services(backend, with_product)
+    service.write(empty, with_product)
     return service
 
 
 @pytest.fixture
-def serve(migrated_url: str) -> Iterator[Callable[..., Service]]:
+def serve(migrated_url: str, with_product: bool) -> Iterator[Callable[..., Service]]:
     """Starts further services, with other settings, on a database of their own."""
     running = []
 
     def start(**values: object) -> Service:
         mail_url = f"file://{_folder.name}/mail-{uuid.uuid4().hex}"
-        running.append(Service(settings(**{"database_url": migrated_url, "mail_url": mail_url, **values})))
+        made = settings(**{"database_url": migrated_url, "mail_url": mail_url, **values})
+        running.append(Service(made, product.create_app(made) if with_product else None))
         return running[-1]
 
     yield start

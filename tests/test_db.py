@@ -21,14 +21,14 @@ from sqlalchemy import Engine, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from app import items, users
+from app import users
 from app.api.deps import Db
 from app.core import migrations
 from app.core.db import make_engine
 from app.core.errors import Conflict, Unavailable
-from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.main import create_app
 from app.users import EmailTaken, User
+from tests import product
 from tests.conftest import (
     HASHED,
     PASSWORD,
@@ -44,7 +44,11 @@ from tests.conftest import (
     token_of,
 )
 from tests.postgres import Postgres
-from tests.service import Process, Service, elsewhere, serving, settings, until
+from tests.product import sightings
+from tests.product.sightings import Sighting, SightingCreate, SightingPage, SightingPublic, SightingUpdate
+from tests.service import Process, Service, elsewhere, settings, started, until
+
+pytestmark = pytest.mark.product
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,17 +56,17 @@ T = TypeVar("T")
 Clients = Callable[[User], httpx2.Client]
 Serve = Callable[..., Service]
 
-NOTES = ItemCreate(title="Notes")
+NOTES = SightingCreate(title="Notes")
 SLOW = 6.0
 """Seconds in which what waits for 3 seconds has ended, on a slow machine."""
 
 
-def stored(session: Session) -> Sequence[Item]:
-    return session.exec(select(Item)).all()
+def stored(session: Session) -> Sequence[Sighting]:
+    return session.exec(select(Sighting)).all()
 
 
 def titles(url: str) -> list[str]:
-    return sorted(item.title for item in elsewhere(url, stored))
+    return sorted(sighting.title for sighting in elsewhere(url, stored))
 
 
 def assert_unavailable(answer: httpx2.Response, detail: str = "The service is temporarily unavailable") -> None:
@@ -81,13 +85,13 @@ def assert_unavailable(answer: httpx2.Response, detail: str = "The service is te
 
 
 def test_a_write_is_committed_when_it_returns(service: Service, ada: User) -> None:
-    service.write(items.create, ada, NOTES)
+    service.write(sightings.create, ada, NOTES)
     assert titles(service.settings.database_url) == ["Notes"]
 
 
 def test_a_unit_that_raises_leaves_nothing(service: Service, ada: User) -> None:
     def create_and_raise(session: Session) -> None:
-        items.create(session, ada, NOTES)
+        sightings.create(session, ada, NOTES)
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -96,11 +100,11 @@ def test_a_unit_that_raises_leaves_nothing(service: Service, ada: User) -> None:
 
 
 def _add(session: Session, owner: User) -> None:
-    session.add(Item.model_validate(NOTES, update={"owner_id": owner.id}))
+    session.add(Sighting.model_validate(NOTES, update={"owner_id": owner.id}))
 
 
 def _create(session: Session, owner: User) -> None:
-    items.create(session, owner, NOTES)
+    sightings.create(session, owner, NOTES)
 
 
 def _change(session: Session, owner: User) -> None:
@@ -121,8 +125,8 @@ def test_a_read_that_would_write_is_refused(service: Service, ada: User, work: C
 
 def test_rows_come_back_complete_detached_and_in_the_declared_order(service: Service) -> None:
     ada = service.write(add, "ada")
-    written = service.write(items.create, ada, NOTES)
-    changed = service.write(items.update, ada, written.id, items.ItemUpdate(title="Edited"))
+    written = service.write(sightings.create, ada, NOTES)
+    changed = service.write(sightings.update, ada, written.id, SightingUpdate(title="Edited"))
     for row in (
         ada,
         written,
@@ -137,10 +141,10 @@ def test_rows_come_back_complete_detached_and_in_the_declared_order(service: Ser
 
 def test_a_page_has_the_public_columns_and_no_others(service: Service) -> None:
     ada = service.write(add, "ada")
-    written = service.write(items.create, ada, NOTES)
-    (row,) = service.read(items.page, ada, ItemPage()).rows
-    assert row == ItemPublic(**written.model_dump())
-    assert row.__dict__.keys() == ItemPublic.model_fields.keys()
+    written = service.write(sightings.create, ada, NOTES)
+    (row,) = service.read(sightings.page, ada, SightingPage()).rows
+    assert row == SightingPublic(**written.model_dump())
+    assert row.__dict__.keys() == SightingPublic.model_fields.keys()
 
 
 @on_postgresql
@@ -152,7 +156,7 @@ def test_a_unit_that_the_database_rolled_back_is_run_three_times_at_most(
     tries = []
 
     def work(session: Session) -> None:
-        tries.append(items.create(session, ada, NOTES).id)
+        tries.append(sightings.create(session, ada, NOTES).id)
         if len(tries) <= failures:
             execute(session, f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$")
 
@@ -171,18 +175,18 @@ def test_a_broken_constraint_of_a_known_name_is_what_its_domain_says(service: Se
         service.write(add, "ada")
 
 
-def test_an_item_of_a_user_who_is_gone_is_a_conflict(service: Service) -> None:
+def test_a_sighting_of_a_user_who_is_gone_is_a_conflict(service: Service) -> None:
     with pytest.raises(Conflict) as caught:
-        service.write(items.create, User(email="gone@example.com", hashed_password=HASHED), NOTES)
+        service.write(sightings.create, User(email="gone@example.com", hashed_password=HASHED), NOTES)
     assert (type(caught.value), str(caught.value)) == (Conflict, "What this refers to is no longer there")
 
 
 def test_a_broken_constraint_that_nobody_knows_is_a_defect(serve: Serve) -> None:
     service = serve()
-    service.write(execute, "CREATE UNIQUE INDEX surprise ON items (title)")
+    service.write(execute, "CREATE UNIQUE INDEX surprise ON sightings (title)")
     ada = add_user(service, "ada")
     with client_at(service.url, ada) as client:
-        answers = [client.post("/api/v1/items/", json={"title": title}) for title in ("one", "one", "two")]
+        answers = [client.post("/api/v1/sightings/", json={"title": title}) for title in ("one", "one", "two")]
     assert [answer.status_code for answer in answers] == [201, 500, 201]
     assert answers[1].json() == {
         "type": "about:blank",
@@ -193,14 +197,14 @@ def test_a_broken_constraint_that_nobody_knows_is_a_defect(serve: Serve) -> None
         "instance": answers[1].headers["X-Request-ID"],
     }
     with pytest.raises(IntegrityError):
-        service.write(items.create, ada, ItemCreate(title="one"))
+        service.write(sightings.create, ada, SightingCreate(title="one"))
 
 
 @on_sqlite
 def test_every_connection_to_sqlite_enforces_references(migrated_url: str) -> None:
     engine = make_engine(migrated_url)
     assert isinstance(engine, Engine)
-    orphan = text("INSERT INTO items VALUES ('1', '2026-01-01', '2026-01-01', 'Orphan', NULL, 'nobody', 1, '')")
+    orphan = text("INSERT INTO sightings VALUES ('1', '2026-01-01', '2026-01-01', 'Orphan', NULL, 'nobody', 1, '')")
     with ExitStack() as stack:
         for connection in [stack.enter_context(engine.connect().execution_options(onefold_read=True)) for _ in "12345"]:
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -228,20 +232,20 @@ def test_a_lock_on_sqlite_that_is_held_too_long_is_503_and_holds_up_nobody_else(
         with closing(sqlite3.connect(path, isolation_level=None)) as holder:
             holder.execute("BEGIN EXCLUSIVE")
             started = time.monotonic()
-            late = pool.submit(client.post, "/api/v1/items/", json={"title": "Late"})
+            late = pool.submit(client.post, "/api/v1/sightings/", json={"title": "Late"})
             assert slowest_answer_during([late], client) < 1
             assert time.monotonic() - started < SLOW
             assert_unavailable(late.result())
-            assert client.get("/api/v1/items/").json() == []
-        assert client.post("/api/v1/items/", json={"title": "In time"}).status_code == 201
+            assert client.get("/api/v1/sightings/").json() == []
+        assert client.post("/api/v1/sightings/", json={"title": "In time"}).status_code == 201
 
 
 @contextmanager
-def items_held(url: str) -> Iterator[None]:
-    """Hold the lock on every item, from elsewhere."""
+def sightings_held(url: str) -> Iterator[None]:
+    """Hold the lock on every sighting, from elsewhere."""
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(url))
-        runner.run(connection.execute("BEGIN; SELECT 1 FROM items FOR UPDATE"))
+        runner.run(connection.execute("BEGIN; SELECT 1 FROM sightings FOR UPDATE"))
         yield
         runner.run(connection.close())
 
@@ -250,7 +254,7 @@ def items_held(url: str) -> Iterator[None]:
 def test_a_lock_a_slow_statement_and_an_exhausted_pool_are_503_and_are_recovered_from(serve: Serve) -> None:
     roomy, crowded = serve(), serve(database_pool_size=1)
     ada = add_user(roomy, "ada")
-    item = f"/api/v1/items/{roomy.write(items.create, ada, NOTES).id}"
+    sighting = f"/api/v1/sightings/{roomy.write(sightings.create, ada, NOTES).id}"
     begun = threading.Event()
 
     def hold(session: Session) -> None:
@@ -258,11 +262,11 @@ def test_a_lock_a_slow_statement_and_an_exhausted_pool_are_503_and_are_recovered
         execute(session, "SELECT pg_sleep(1)", "SELECT pg_sleep(60)")
 
     with client_at(roomy.url, ada) as client, client_at(crowded.url, ada) as other, ThreadPoolExecutor() as pool:
-        with items_held(roomy.settings.database_url):
+        with sightings_held(roomy.settings.database_url):
             started = time.monotonic()
             slow = pool.submit(crowded.read, hold)
             assert begun.wait(30)
-            late = [pool.submit(other.get, item), pool.submit(client.patch, item, json={"title": "Late"})]
+            late = [pool.submit(other.get, sighting), pool.submit(client.patch, sighting, json={"title": "Late"})]
             assert slowest_answer_during(late, client) < 1
             assert time.monotonic() - started < SLOW
             for refused in late:
@@ -270,7 +274,7 @@ def test_a_lock_a_slow_statement_and_an_exhausted_pool_are_503_and_are_recovered
             assert isinstance(slow.exception(30), Unavailable)
             assert time.monotonic() - started < 1 + SLOW
         for each in (client, other):
-            assert each.patch(item, json={"title": "In time"}).status_code == 200
+            assert each.patch(sighting, json={"title": "In time"}).status_code == 200
 
 
 @on_postgresql
@@ -303,13 +307,14 @@ def test_a_connection_is_free_before_the_answer_is_sent(migrated_url: str) -> No
 
 
 def test_a_database_that_is_down_is_503_and_is_used_again_as_soon_as_it_is_back(server: Postgres) -> None:
-    service = Service(settings(database_url=server.url()))
+    chosen = settings(database_url=server.url())
+    service = Service(chosen, product.create_app(chosen))
     client = client_at(service.url)
 
     def ask(token: str) -> Iterator[httpx2.Response]:
         headers = {"Authorization": f"Bearer {token}"}
-        yield client.post("/api/v1/items/", json={"title": "Notes"}, headers=headers)
-        yield client.get("/api/v1/items/", headers=headers)
+        yield client.post("/api/v1/sightings/", json={"title": "Notes"}, headers=headers)
+        yield client.get("/api/v1/sightings/", headers=headers)
         yield client.post("/api/v1/auth/login", data={"username": "ada@example.com", "password": PASSWORD})
         yield client.get("/health/ready")
 
@@ -325,6 +330,7 @@ def test_a_database_that_is_down_is_503_and_is_used_again_as_soon_as_it_is_back(
         assert_unavailable(client.get("/health/ready"))
         server.start()
         migrations.upgrade(server.url())
+        elsewhere(server.url(), product.create_tables)
         token = token_of(add_user(service, "ada"))
         for _ in range(2):
             assert [answer.status_code for answer in ask(token)] == [201, 200, 200, 200]
@@ -349,7 +355,7 @@ def test_connections_that_were_cut_are_replaced_unnoticed(
     service.run(fill_the_pool(service))
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'onefold'"
     admin(service.settings.database_url, f"{cut} AND datname = current_database()")
-    assert client_of(ada).request(method, "/api/v1/items/", json=body).status_code == status
+    assert client_of(ada).request(method, "/api/v1/sightings/", json=body).status_code == status
 
 
 @on_postgresql
@@ -357,12 +363,12 @@ def test_a_unit_whose_connection_is_cut_is_run_again(service: Service, ada: User
     tries = []
 
     def work(session: Session) -> None:
-        tries.append(items.create(session, ada, NOTES).id)
+        tries.append(sightings.create(session, ada, NOTES).id)
         if len(tries) == 1:
             execute(session, "SELECT pg_terminate_backend(pg_backend_pid())", "SELECT 1")
 
     service.write(work)
-    assert [item.id for item in elsewhere(service.settings.database_url, stored)] == tries[1:]
+    assert [sighting.id for sighting in elsewhere(service.settings.database_url, stored)] == tries[1:]
 
 
 @on_postgresql
@@ -385,13 +391,13 @@ def test_a_commit_that_fails_is_never_reported_as_success(serve: Serve, failure:
         "CREATE SEQUENCE commits",
         f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN PERFORM nextval('commits'); {failure}; RETURN NULL; END $$",
-        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON items DEFERRABLE INITIALLY DEFERRED "
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON sightings DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     with client_at(service.url, ada) as client:
-        answer = client.post("/api/v1/items/", json={"title": "Notes"})
+        answer = client.post("/api/v1/sightings/", json={"title": "Notes"})
         assert (answer.status_code, answer.json()["detail"]) == (status, detail)
-        assert client.get("/api/v1/items/").json() == []
+        assert client.get("/api/v1/sightings/").json() == []
     assert service.read(lambda session: session.scalar(text("SELECT last_value FROM commits"))) == 1
 
 
@@ -400,7 +406,7 @@ def test_a_reference_that_is_broken_at_the_commit_is_a_conflict(serve: Serve, ba
     ada = add_user(service, "ada")
     insert = "INSERT INTO promises VALUES (1);"
     function = f"CREATE FUNCTION promise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {insert} RETURN NULL; END $$"
-    trigger = "CREATE TRIGGER promise AFTER INSERT ON items FOR EACH ROW"
+    trigger = "CREATE TRIGGER promise AFTER INSERT ON sightings FOR EACH ROW"
     service.write(
         execute,
         "CREATE TABLE kept (id INTEGER PRIMARY KEY)",
@@ -412,10 +418,10 @@ def test_a_reference_that_is_broken_at_the_commit_is_a_conflict(serve: Serve, ba
         ),
     )
     with client_at(service.url, ada) as client:
-        assert client.post("/api/v1/items/", json={"title": "Notes"}).status_code == 409
-        assert client.get("/api/v1/items/").json() == []
+        assert client.post("/api/v1/sightings/", json={"title": "Notes"}).status_code == 409
+        assert client.get("/api/v1/sightings/").json() == []
         service.write(execute, "INSERT INTO kept VALUES (1)")
-        assert client.post("/api/v1/items/", json={"title": "Notes"}).status_code == 201
+        assert client.post("/api/v1/sightings/", json={"title": "Notes"}).status_code == 201
 
 
 @on_postgresql
@@ -442,7 +448,7 @@ def several(count: int, database_url: str, folder: Path) -> Iterator[list[tuple[
 
         def start(number: int) -> tuple[str, Process]:
             log = folder / f"{number}.log"
-            return stack.enter_context(serving(database_url, log, PYTHONHASHSEED=str(number)))
+            return stack.enter_context(started(product.UVICORN, database_url, log, PYTHONHASHSEED=str(number)))
 
         yield list(pool.map(start, range(count)))
 
@@ -458,8 +464,9 @@ def _pairs(
             if backend not in running:
                 url = make_database(backend)
                 migrations.upgrade(url)
-                started = stack.enter_context(several(2, url, tmp_path_factory.mktemp(backend)))
-                running[backend] = Pair(url, [url for url, _ in started])
+                elsewhere(url, product.create_tables)
+                servers = stack.enter_context(several(2, url, tmp_path_factory.mktemp(backend)))
+                running[backend] = Pair(url, [url for url, _ in servers])
             return running[backend]
 
         yield get
@@ -469,14 +476,19 @@ def _pairs(
 def pair(backend: str, _pairs: Callable[[str], Pair]) -> Pair:
     """Two running processes of the service, with an empty database."""
     pair = _pairs(backend)
-    elsewhere(pair.database_url, empty)
+    elsewhere(pair.database_url, empty, with_product=True)
     return pair
 
 
 def test_every_process_answers_the_same_bytes(pair: Pair) -> None:
     ada = elsewhere(pair.database_url, add, "ada")
-    item = elsewhere(pair.database_url, items.create, ada, NOTES)
-    for path in ("/api/v1/users/me", f"/api/v1/items/{item.id}", "/api/v1/items/", f"/api/v1/users/{ada.id}"):
+    sighting = elsewhere(pair.database_url, sightings.create, ada, NOTES)
+    for path in (
+        "/api/v1/users/me",
+        f"/api/v1/sightings/{sighting.id}",
+        "/api/v1/sightings/",
+        f"/api/v1/users/{ada.id}",
+    ):
         answers = []
         for url in pair.urls:
             with client_at(url, ada) as client:
@@ -487,21 +499,21 @@ def test_every_process_answers_the_same_bytes(pair: Pair) -> None:
 
 def test_two_processes_lose_no_write(pair: Pair) -> None:
     ada = elsewhere(pair.database_url, add, "ada")
-    shared = elsewhere(pair.database_url, items.create, ada, ItemCreate(title="shared"))
+    shared = elsewhere(pair.database_url, sightings.create, ada, SightingCreate(title="shared"))
 
     def work(number: int) -> list[tuple[int, int]]:
         with client_at(pair.urls[number % 2], ada) as client:
             return [
                 (
-                    client.post("/api/v1/items/", json={"title": f"{number}-{turn}"}).status_code,
-                    client.patch(f"/api/v1/items/{shared.id}", json={"description": f"{number}-{turn}"}).status_code,
+                    client.post("/api/v1/sightings/", json={"title": f"{number}-{turn}"}).status_code,
+                    client.patch(f"/api/v1/sightings/{shared.id}", json={"remarks": f"{number}-{turn}"}).status_code,
                 )
                 for turn in range(12)
             ]
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == [[(201, 200)] * 12] * 8
-    found = {item.title: item.version for item in elsewhere(pair.database_url, stored)}
+    found = {sighting.title: sighting.version for sighting in elsewhere(pair.database_url, stored)}
     assert found == {f"{number}-{turn}": 1 for number in range(8) for turn in range(12)} | {"shared": 97}
 
 
@@ -553,7 +565,7 @@ def test_what_was_acknowledged_outlives_a_server_that_is_killed(
         with client_at(url, ada) as client:
             while True:
                 try:
-                    answer = client.post("/api/v1/items/", json={"title": "Notes"})
+                    answer = client.post("/api/v1/sightings/", json={"title": "Notes"})
                 except httpx2.TransportError:
                     return
                 assert answer.status_code == 201
@@ -567,7 +579,7 @@ def test_what_was_acknowledged_outlives_a_server_that_is_killed(
             process.signal(signal.SIGKILL)
         for writer in writers:
             writer.result(30)
-    found = {str(item.id) for item in elsewhere(migrated_url, stored)}
+    found = {str(sighting.id) for sighting in elsewhere(migrated_url, stored)}
     assert found >= set(acknowledged)
     assert len(acknowledged) >= 60
     if backend == "sqlite":
@@ -579,10 +591,10 @@ def test_what_was_acknowledged_outlives_a_server_that_is_killed(
 def test_units_go_on_while_a_migration_changes_their_table(serve: Callable[..., Service]) -> None:
     service = serve()
     ada = service.write(add, "ada")
-    item = service.write(items.create, ada, NOTES)
-    assert service.read(items.get, ada, item.id).title == item.title
-    admin(service.settings.database_url, "ALTER TABLE items ALTER COLUMN title TYPE varchar(300)")
-    assert service.read(items.get, ada, item.id).title == item.title
-    assert service.write(items.get, ada, item.id, for_update=True).title == item.title
-    admin(service.settings.database_url, "ALTER TABLE items ALTER COLUMN title TYPE varchar(400)")
-    service.write(items.delete, ada, item.id)
+    sighting = service.write(sightings.create, ada, NOTES)
+    assert service.read(sightings.get, ada, sighting.id).title == sighting.title
+    admin(service.settings.database_url, "ALTER TABLE sightings ALTER COLUMN title TYPE varchar(300)")
+    assert service.read(sightings.get, ada, sighting.id).title == sighting.title
+    assert service.write(sightings.get, ada, sighting.id, for_update=True).title == sighting.title
+    admin(service.settings.database_url, "ALTER TABLE sightings ALTER COLUMN title TYPE varchar(400)")
+    service.write(sightings.delete, ada, sighting.id)

@@ -16,12 +16,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlmodel import Session, SQLModel
 
-from app import items
 from app.api.calls import Call, created
-from app.items import Item, ItemCreate
 from app.users import User
+from tests import product
 from tests.conftest import PASSWORD, token_of
+from tests.product import sightings
+from tests.product.sightings import Sighting, SightingCreate
 from tests.service import NO_TLS, Service
+
+pytestmark = pytest.mark.product
 
 MARKER = "hunter2"
 ID = "019b76da-a800-7000-8000-0000facade00"
@@ -47,8 +50,8 @@ class Target(NamedTuple):
         return f"{self.method} {self.path}"
 
 
-CREATE_ITEM = Target("POST", "/items/", {"title": "Notes"}, ("title",), ("description",))
-UPDATE_ITEM = Target("PATCH", "/items/{item}", {"title": "Notes"}, ("title",), ("description",))
+CREATE_SIGHTING = Target("POST", "/sightings/", {"title": "Notes"}, ("title",), ("remarks",))
+UPDATE_SIGHTING = Target("PATCH", "/sightings/{sighting}", {"title": "Notes"}, ("title",), ("remarks",))
 CREATE_USER = Target(
     "POST",
     "/users/",
@@ -76,25 +79,25 @@ FORGOT = Target("POST", "/auth/password/forgot", {"email": "ada@example.com"}, (
 RESET = Target(
     "POST", "/auth/password/reset", {"token": "x", "new_password": PASSWORD}, ("token",), passwords=("new_password",)
 )
-TARGETS = [CREATE_ITEM, UPDATE_ITEM, CREATE_USER, UPDATE_ME, UPDATE_USER, CREATE_EMAIL, FORGOT, RESET]
-NULLABLE = {"full_name", "description"}
+TARGETS = [CREATE_SIGHTING, UPDATE_SIGHTING, CREATE_USER, UPDATE_ME, UPDATE_USER, CREATE_EMAIL, FORGOT, RESET]
+NULLABLE = {"full_name", "remarks"}
 
 each_target = pytest.mark.parametrize("target", TARGETS, ids=str)
 
 
 class Caller:
-    """A superuser, whom every route would let in, with an item; sends what has to be refused, and checks how it is."""
+    """A superuser, whom every route lets in, with a sighting; sends what has to be refused, and checks how it is."""
 
     def __init__(self, service: Service, root: User, log: io.StringIO) -> None:
         self.service = service
         self.log = log
         self.user = root
-        self.item = service.write(items.create, root, ItemCreate(title="Notes"))
+        self.sighting = service.write(sightings.create, root, SightingCreate(title="Notes"))
         self.client = httpx2.Client(base_url=f"{service.url}/api/v1", verify=NO_TLS)
         self.client.headers = {"Authorization": f"Bearer {token_of(root)}", "X-Request-ID": "this"}
 
     def send(self, method: str, path: str, **request: Any) -> httpx2.Response:
-        return self.client.request(method, path.format(item=self.item.id, user=self.user.id), **request)
+        return self.client.request(method, path.format(sighting=self.sighting.id, user=self.user.id), **request)
 
     def send_json(self, target: Target, value: Any) -> httpx2.Response:
         """As ASCII, in which lone surrogates and NaN can be sent; text and bytes as they are."""
@@ -119,7 +122,8 @@ class Caller:
 
     def rows(self) -> list[list[tuple[Any, ...]]]:
         def read(session: Session) -> list[list[tuple[Any, ...]]]:
-            tables = set(SQLModel.metadata.sorted_tables) - {SQLModel.metadata.tables["throttle_buckets"]}
+            tables = {*SQLModel.metadata.tables.values(), *product.TABLES}
+            tables.remove(SQLModel.metadata.tables["throttle_buckets"])
             return [
                 [tuple(row) for row in session.execute(table.select().order_by(*table.primary_key.columns))]
                 for table in sorted(tables, key=str)
@@ -166,8 +170,8 @@ def test_a_field_of_one_line_takes_nothing_that_breaks_or_turns_it(anyone: Calle
 
 def test_a_text_may_have_lines_and_tabs(writer: Caller) -> None:
     description = "One\n\tTwo\r\n"
-    answer = writer.send_json(CREATE_ITEM, {"title": "Notes", "description": description})
-    assert (answer.status_code, answer.json()["description"]) == (201, description)
+    answer = writer.send_json(CREATE_SIGHTING, {"title": "Notes", "remarks": description})
+    assert (answer.status_code, answer.json()["remarks"]) == (201, description)
 
 
 @each_target
@@ -194,7 +198,7 @@ def test_a_name_is_repeated_only_in_part(anyone: Caller, target: Target) -> None
 
 
 def test_only_so_many_errors_are_listed(anyone: Caller) -> None:
-    answer = anyone.send_json(CREATE_ITEM, {f"key{number}": MARKER for number in range(100)})
+    answer = anyone.send_json(CREATE_SIGHTING, {f"key{number}": MARKER for number in range(100)})
     anyone.refuses(answer, 422)
     assert len(answer.json()["errors"]) == 20
 
@@ -286,7 +290,7 @@ def test_a_number_of_any_length_is_refused(anyone: Caller, target: Target) -> No
 # The longest ones are just below the limit for bodies.
 OUT_OF_BOUNDS = {
     "title": ["", "t" * 256, MARKER * 149_000],
-    "description": ["d" * 2001, MARKER * 149_000],
+    "remarks": ["d" * 2001, MARKER * 149_000],
     "full_name": ["n" * 256, MARKER * 149_000],
     "email": ["", f"{'e' * 243}@example.com", f"{MARKER * 55}@example.com", f"e@{'e' * 400}.com"],
     "password": ["short", "p" * 129, MARKER * 149_000],
@@ -308,22 +312,22 @@ def test_every_string_has_its_lengths(anyone: Caller, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "item",
-    [{"title": "t"}, {"title": "t" * 255}, {"title": "😀" * 255, "description": "😀" * 2000}],
+    "sighting",
+    [{"title": "t"}, {"title": "t" * 255}, {"title": "😀" * 255, "remarks": "😀" * 2000}],
     ids=["shortest", "longest", "beyond the BMP"],
 )
-def test_strings_may_be_as_long_as_is_said(writer: Caller, item: dict[str, str]) -> None:
-    created = writer.send_json(CREATE_ITEM, item)
+def test_strings_may_be_as_long_as_is_said(writer: Caller, sighting: dict[str, str]) -> None:
+    created = writer.send_json(CREATE_SIGHTING, sighting)
     assert created.status_code == 201
-    stored = writer.send("GET", f"/items/{created.json()['id']}").json()
-    assert {name: stored[name] for name in item} == item
+    stored = writer.send("GET", f"/sightings/{created.json()['id']}").json()
+    assert {name: stored[name] for name in sighting} == sighting
 
 
 def test_of_keys_that_are_repeated_the_last_one_counts(writer: Caller) -> None:
-    created = writer.send_json(CREATE_ITEM, '{"title": "", "title": "b"}')
+    created = writer.send_json(CREATE_SIGHTING, '{"title": "", "title": "b"}')
     assert (created.status_code, created.json()["title"]) == (201, "b")
-    assert writer.service.read(items.get, writer.user, uuid.UUID(created.json()["id"])).title == "b"
-    writer.refuses(writer.send_json(CREATE_ITEM, '{"title": "a", "title": ""}'), 422, loc=["body", "title"])
+    assert writer.service.read(sightings.get, writer.user, uuid.UUID(created.json()["id"])).title == "b"
+    writer.refuses(writer.send_json(CREATE_SIGHTING, '{"title": "a", "title": ""}'), 422, loc=["body", "title"])
 
 
 BAD_IDS = [
@@ -349,7 +353,7 @@ BAD_IDS = [
 ]
 
 
-@pytest.mark.parametrize("entity", ["items", "users"])
+@pytest.mark.parametrize("entity", ["sightings", "users"])
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_an_id_has_one_spelling(anyone: Caller, entity: str, method: str) -> None:
     field = f"{entity[:-1]}_id"
@@ -375,7 +379,7 @@ BAD_QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/items/", "/users/"])
+@pytest.mark.parametrize("path", ["/sightings/", "/users/"])
 def test_a_list_has_bounds_and_no_further_parameters(anyone: Caller, path: str) -> None:
     for query in BAD_QUERIES:
         answer = anyone.send("GET", f"{path}?{query}")
@@ -385,7 +389,7 @@ def test_a_list_has_bounds_and_no_further_parameters(anyone: Caller, path: str) 
         anyone.refuses(anyone.send("GET", f"{path}?{query}"), 422)
 
 
-@pytest.mark.parametrize("path", ["/items/", "/users/"])
+@pytest.mark.parametrize("path", ["/sightings/", "/users/"])
 def test_the_bounds_themselves_are_accepted(anyone: Caller, path: str) -> None:
     for query in ("limit=1", "limit=100", "skip=0", "skip=1000000", ""):
         assert anyone.send("GET", f"{path}?{query}").status_code == 200
@@ -497,9 +501,9 @@ def test_a_path_that_a_client_may_name_is_quoted_in_headers(name: str) -> None:
 
     @app.get("/{name}")  # noqa: FAST003  # it is the path that is looked at
     async def headers(request: Request, response: Response) -> None:
-        call = Call(request, response, *[None] * 3)  # type: ignore[arg-type]  # no caller is needed for links
-        item = Item(title="Notes", owner_id=uuid.UUID(ID), id=uuid.UUID(ID))
-        response.headers.update(created(request, item, item) | {"Link": call._link("first")})
+        call: Call[None] = Call(request, response, *[None] * 3)  # type: ignore[arg-type]  # no caller is needed for links
+        sighting = Sighting(title="Notes", owner_id=uuid.UUID(ID), id=uuid.UUID(ID))
+        response.headers.update(created(request, sighting, sighting) | {"Link": call._link("first")})
 
     answer = asyncio.run(get(app, f"/{quote(name)}"))
     assert answer.headers["Location"] == f"/{quote(name)}/{ID}"
@@ -527,7 +531,7 @@ TYPES = st.sampled_from(["application/json", "application/json", FORM, MULTIPART
     derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_nothing_that_is_sent_breaks_the_service(writer: Caller, content: str | bytes, content_type: str) -> None:
-    for method, path in (("POST", "/items/"), ("POST", "/users/"), ("PATCH", "/users/me"), ("POST", "/auth/login")):
+    for method, path in (("POST", "/sightings/"), ("POST", "/users/"), ("PATCH", "/users/me"), ("POST", "/auth/login")):
         answer = writer.send(method, path, content=content, headers={"Content-Type": content_type})
         assert answer.status_code < 500
         if answer.status_code >= 400:

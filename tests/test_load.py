@@ -10,17 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from sqlmodel import Session
 
-from app import items
 from app.api.deps import Db
 from app.core.db import TIMEOUT, Database
 from app.main import create_app
 from app.users import User
+from tests import product
 from tests.api.test_pages import add_many
 from tests.conftest import add, client_at, execute, on_sqlite, token_of
-from tests.service import ROOT, Service, elsewhere, serving, settings
+from tests.product import sightings
+from tests.service import ROOT, Service, elsewhere, settings, started
 from tests.test_db import NOTES, SLOW, assert_unavailable, slowest_answer_during, titles
+
+pytestmark = pytest.mark.product
 
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
 FOREVER = COUNT.format(10**12)
@@ -58,7 +62,7 @@ def test_a_slow_unit_begins_anew_in_a_thread_and_what_it_does_is_done_once(servi
 
     def work(session: Session) -> None:
         threads.append(threading.current_thread().name.partition("_")[0])
-        items.create(session, ada, NOTES)
+        sightings.create(session, ada, NOTES)
         execute(session, A_WHILE)
 
     for _ in range(2):
@@ -74,15 +78,15 @@ def test_writes_wait_for_a_slow_one_without_holding_up_reads(service: Service, a
     begun = threading.Event()
 
     def slow(session: Session) -> None:
-        items.create(session, ada, NOTES)
+        sightings.create(session, ada, NOTES)
         begun.set()
         execute(session, A_WHILE)
 
     with client_at(service.url, bob) as client, ThreadPoolExecutor() as pool:
         waiting = [pool.submit(service.write, slow)]
         assert begun.wait(30)
-        waiting += [pool.submit(client.post, "/api/v1/items/", json={"title": "Bob's"}) for _ in range(4)]  # type: ignore[arg-type]
-        assert client.get("/api/v1/items/").status_code == 200
+        waiting += [pool.submit(client.post, "/api/v1/sightings/", json={"title": "Bob's"}) for _ in range(4)]  # type: ignore[arg-type]
+        assert client.get("/api/v1/sightings/").status_code == 200
         assert slowest_answer_during(waiting, client) < 1  # type: ignore[arg-type]
         waiting[0].result()
         assert [answer.result().status_code for answer in waiting[1:]] == [201] * 4  # type: ignore[attr-defined]
@@ -94,7 +98,7 @@ def test_a_database_is_closed_cleanly_while_a_unit_is_still_at_it(migrated_url: 
     ada, idle = elsewhere(migrated_url, add, "ada"), set(threading.enumerate())
 
     def endless(session: Session) -> None:
-        items.create(session, ada, NOTES)
+        sightings.create(session, ada, NOTES)
         execute(session, FOREVER)
 
     async def scene() -> None:
@@ -144,12 +148,12 @@ def flood(url: str, user: User, path: str) -> Iterator[None]:
 def test_64_connections_of_one_user_do_not_make_another_wait(migrated_url: str, tmp_path: Path) -> None:
     ada, bob = (elsewhere(migrated_url, add, name) for name in ("ada", "bob"))
     elsewhere(migrated_url, add_many, ada, 100_000)
-    with serving(migrated_url, tmp_path / "log") as (url, _), client_at(url, bob) as client:
-        client.get("/api/v1/items/")
-        with flood(url, ada, "/api/v1/items/?q=absent&count=true"):
+    with started(product.UVICORN, migrated_url, tmp_path / "log") as (url, _), client_at(url, bob) as client:
+        client.get("/api/v1/sightings/")
+        with flood(url, ada, "/api/v1/sightings/?q=absent&count=true"):
             time.sleep(1)
             for _ in range(100):
                 asked = time.monotonic()
-                assert client.get("/api/v1/items/").status_code == 200
+                assert client.get("/api/v1/sightings/").status_code == 200
                 assert time.monotonic() - asked < 1
                 time.sleep(0.02)

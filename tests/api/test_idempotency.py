@@ -13,20 +13,24 @@ from sqlmodel import Session, func, select
 from app.core import idempotency
 from app.core.db import now
 from app.core.idempotency import LIFETIME, Answer, IdempotencyKey
-from app.items import Item
 from app.users import User
 from tests.conftest import add_user, token_of
+from tests.product.sightings import Sighting
 from tests.service import Service
+
+pytestmark = pytest.mark.product
 
 Clients = Callable[[User], httpx2.Client]
 
 
 def post(client: httpx2.Client, key: str, body: Any = None, **headers: str) -> httpx2.Response:
-    return client.post("/api/v1/items/", json=body or {"title": "Notes"}, headers={"Idempotency-Key": key, **headers})
+    return client.post(
+        "/api/v1/sightings/", json=body or {"title": "Notes"}, headers={"Idempotency-Key": key, **headers}
+    )
 
 
 def count(service: Service) -> int:
-    return service.read(lambda session: session.exec(select(func.count()).select_from(Item)).one())
+    return service.read(lambda session: session.exec(select(func.count()).select_from(Sighting)).one())
 
 
 def told(response: httpx2.Response) -> tuple[Any, ...]:
@@ -53,7 +57,7 @@ def test_the_same_request_is_answered_again(client_of: Clients, service: Service
 
 
 def test_it_is_answered_as_without_a_key(client_of: Clients, ada: User) -> None:
-    with_key, without = post(client_of(ada), "k"), client_of(ada).post("/api/v1/items/", json={"title": "Notes"})
+    with_key, without = post(client_of(ada), "k"), client_of(ada).post("/api/v1/sightings/", json={"title": "Notes"})
     assert with_key.status_code == without.status_code
     assert list(with_key.json()) == list(without.json())
     assert set(with_key.headers) == set(without.headers)
@@ -90,7 +94,7 @@ def test_a_refused_request_leaves_its_key_free(client_of: Clients, service: Serv
 
 def test_work_that_fails_leaves_its_key_free(service: Service, ada: User) -> None:
     def fail(session: Session) -> Answer:
-        session.add(Item(title="Half done", owner_id=ada.id))
+        session.add(Sighting(title="Half done", owner_id=ada.id))
         session.flush()
         raise ZeroDivisionError
 
@@ -122,7 +126,7 @@ def test_expired_keys_go_when_new_ones_come(client_of: Clients, service: Service
 @pytest.mark.parametrize("key", ["", "a b", "é".encode().decode("latin-1"), "x" * 256])
 def test_a_key_is_a_short_token(client_of: Clients, ada: User, key: str) -> None:
     refused = client_of(ada).post(
-        "/api/v1/items/", json={"title": "Notes"}, headers=[(b"Idempotency-Key", key.encode("latin-1"))]
+        "/api/v1/sightings/", json={"title": "Notes"}, headers=[(b"Idempotency-Key", key.encode("latin-1"))]
     )
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["loc"] == ["header", "idempotency-key"]

@@ -241,3 +241,22 @@ def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> No
             assert client.post("/api/v1/items/", json={"title": "Notes"}, headers=with_key).status_code == 201
     with client_at(service.url, bob) as client:
         assert client.post("/api/v1/items/", json={"title": "Notes"}).status_code == 201
+
+
+def test_a_user_with_items_has_a_tag_of_both(client_of: Clients, service: Service, ada: User, root: User) -> None:
+    url = f"/api/v1/users/{ada.id}"
+    client = client_of(root)
+    before = client.get(url)
+    assert client.get(url, headers={"If-None-Match": before.headers["ETag"]}).status_code == 304
+    service.write(items.create, ada, ItemCreate(title="Notes"))
+    after = client.get(url)
+    assert after.headers["ETag"] != before.headers["ETag"]
+    assert len(after.json()["items"]) == 1
+    stale = client.patch(url, json={"is_active": False}, headers={"If-Match": before.headers["ETag"]})
+    assert stale.status_code == 412
+    changed = client.patch(url, json={"is_active": False}, headers={"If-Match": after.headers["ETag"]})
+    assert changed.status_code == 200
+    assert changed.json() == client.get(url).json()
+    assert changed.headers["ETag"] == client.get(url).headers["ETag"]
+    assert client.delete(url, headers={"If-Match": after.headers["ETag"]}).status_code == 412
+    assert client.delete(url, headers={"If-Match": changed.headers["ETag"]}).status_code == 204

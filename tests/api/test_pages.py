@@ -5,46 +5,56 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, get_args
 
 import httpx2
 import pytest
+from fastapi import APIRouter, FastAPI, Query
 from hypothesis import given, strategies
-from sqlalchemy import event, text
-from sqlmodel import Session
+from pydantic import create_model
+from sqlalchemy import Index, event, text
+from sqlalchemy.orm import registry
+from sqlmodel import Session, select
 
-from app import items
+from app.api.calls import check_lists
 from app.core import paging, search
-from app.items import Item, ItemCreate, ItemPage
+from app.core.db import Record
+from app.core.paging import Page
 from app.users import User
 from tests.conftest import add_user
+from tests.product import sightings
+from tests.product.lighthouses import Kind, Lighthouse, LighthousePage
+from tests.product.sightings import Sighting, SightingCreate, SightingPage
 from tests.service import Service
+
+pytestmark = pytest.mark.product
 
 Clients = Callable[[User], httpx2.Client]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def add_many(session: Session, owner: User, many: int) -> None:
-    """So many more items of a user, by one statement."""
-    item = items.create(session, owner, ItemCreate(title="item"))
-    names = ", ".join(name for name in sorted(item.model_dump()) if name != "id")
+    """So many more sightings of a user, by one statement."""
+    one = sightings.create(session, owner, SightingCreate(title="one"))
+    names = ", ".join(name for name in sorted(one.model_dump()) if name != "id")
     key = "printf('%032x', n)"
     if session.get_bind().dialect.name == "postgresql":
         key = "lpad(to_hex(n), 32, '0')::uuid"
         session.execute(text("SET LOCAL statement_timeout = 0"))
     numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {many - 1})"
-    copies = f"SELECT {key}, {names} FROM numbers CROSS JOIN items WHERE title = 'item'"
-    session.execute(text(f"{numbers} INSERT INTO items (id, {names}) {copies}"))
+    copies = f"SELECT {key}, {names} FROM numbers CROSS JOIN sightings WHERE title = 'one'"
+    session.execute(text(f"{numbers} INSERT INTO sightings (id, {names}) {copies}"))
 
 
-def add_items(service: Service, owner: User, *titles: str, at: datetime | None = None) -> list[Item]:
-    """Items one minute apart, or all of the same moment."""
+def add_sightings(service: Service, owner: User, *titles: str, at: datetime | None = None) -> list[Sighting]:
+    """Sightings one minute apart, or all of the same moment."""
 
-    def add(session: Session) -> list[Item]:
+    def add(session: Session) -> list[Sighting]:
         times = [at or START + timedelta(minutes=n) for n in range(len(titles))]
         rows = [
-            Item(title=title, owner_id=owner.id, created_at=time, updated_at=time)
+            Sighting(title=title, owner_id=owner.id, created_at=time, updated_at=time)
             for title, time in zip(titles, times, strict=True)
         ]
         session.add_all(rows)
@@ -68,9 +78,9 @@ def pages(client: httpx2.Client, url: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def titles(client: httpx2.Client, **query: Any) -> list[str]:
-    response = client.get("/api/v1/items/", params=query)
+    response = client.get("/api/v1/sightings/", params=query)
     assert response.status_code == 200, response.text
-    return [item["title"] for item in response.json()]
+    return [row["title"] for row in response.json()]
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "updated_at", "-updated_at", "title", "-title"])
@@ -78,10 +88,10 @@ def titles(client: httpx2.Client, **query: Any) -> list[str]:
 def test_following_next_meets_every_row_once(
     client_of: Clients, service: Service, ada: User, bob: User, sort: str, limit: int
 ) -> None:
-    add_items(service, bob, "not hers")
-    add_items(service, ada, "b", "a", "c", "a", "b")
-    add_items(service, ada, "same", "same", "same", at=START)
-    found = list(pages(client_of(ada), f"/api/v1/items/?sort={sort}&limit={limit}"))
+    add_sightings(service, bob, "not hers")
+    add_sightings(service, ada, "b", "a", "c", "a", "b")
+    add_sightings(service, ada, "same", "same", "same", at=START)
+    found = list(pages(client_of(ada), f"/api/v1/sightings/?sort={sort}&limit={limit}"))
     rows = [row for page in found for row in page]
     assert all(len(page) == limit for page in found[:-1])
     assert len({row["id"] for row in rows}) == len(rows) == 8
@@ -91,36 +101,134 @@ def test_following_next_meets_every_row_once(
     )
 
 
+LOWEST_AND_HIGHEST: dict[str, tuple[Any, ...]] = {
+    "name": ("a", "b"),
+    "kind": (Kind.BEACON, Kind.LIGHTSHIP, Kind.TOWER),
+    "height": (1, 9, 10, 2**31 - 1),
+    "flashes": (0, 9, 10, 2**63 - 1),
+    "reach": (0.0, 0.1, 9.5, 10.0, 1e300),
+    "price": (Decimal("0.00"), Decimal("0.10"), Decimal("9.99"), Decimal("10.00"), Decimal("99999999.99")),
+    "built_on": (date.min, date(1882, 5, 18), date.max),
+    "lit_at": (time.min, time(9), time(18, 30), time.max),
+    "chart": (uuid.UUID(int=0), uuid.UUID(int=9), uuid.UUID(int=10), uuid.UUID(int=2**128 - 1)),
+    "created_at": (START, START + timedelta(microseconds=1), START + timedelta(days=1)),
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("key", LOWEST_AND_HIGHEST)
+def test_any_column_sorts_on_every_page(
+    client: httpx2.Client, service: Service, ada: User, key: str, descending: bool
+) -> None:
+    def add(session: Session) -> list[Lighthouse]:
+        values = LOWEST_AND_HIGHEST[key] * 2
+        rows = [Lighthouse(**{"name": "x", "owner_id": ada.id, key: value}) for value in values]
+        random.Random(1).shuffle(rows)
+        session.add_all(rows)
+        return rows
+
+    added = sorted(service.write(add), key=lambda row: (getattr(row, key), row.id), reverse=descending)
+    sort = f"-{key}" if descending else key
+    found = [row["id"] for page in pages(client, f"/api/v1/lighthouses/?limit=1&sort={sort}") for row in page]
+    assert found == [str(row.id) for row in added]
+
+
+def test_every_sort_key_of_the_product_is_tried() -> None:
+    sorts = get_args(LighthousePage.model_fields["sort"].annotation)
+    assert {sort.removeprefix("-") for sort in sorts} == LOWEST_AND_HIGHEST.keys()
+
+
+class Apart(Record, registry=registry()):
+    """Models whose tables are not those of the app."""
+
+
+class CragPublic(Apart):
+    height: int
+    depth: int | None = None
+    hidden_at: datetime | None = None
+
+
+class Crag(CragPublic, table=True):
+    __tablename__ = "crags"
+    __table_args__ = (Index(None, "height", "id"), Index(None, "depth", "id"), Index(None, "secret", "id"))
+
+    secret: int = 0
+
+
+@pytest.mark.parametrize(
+    ("sort", "complaint"),
+    [
+        (Literal["height", "colour"], "A list cannot sort Crag by 'colour': it has no such column"),
+        (Literal["-depth"], "A list cannot sort Crag by 'depth': rows without a value would be lost: make it NOT NULL"),
+        (Literal["-created_at"], r'it has no index: add Index\(None, "created_at", "id"\) to Crag.__table_args__'),
+        (Literal["secret"], "A list cannot sort Crag by 'secret': it is not in CragPublic"),
+        (str, "CragPage.sort is no Literal"),
+    ],
+)
+def test_a_sort_that_would_lose_rows_is_refused_when_the_app_is_made(sort: Any, complaint: str) -> None:
+    wanted = create_model("CragPage", __base__=Page, sort=(sort, "height"))
+    router = APIRouter()
+
+    async def list_crags(wanted: Any) -> None: ...
+
+    list_crags.__annotations__["wanted"] = Annotated[wanted, Query()]
+    router.add_api_route("/crags/", list_crags, response_model=list[CragPublic])
+    app = FastAPI()
+    app.include_router(router)
+    with pytest.raises(TypeError, match=complaint):
+        check_lists(app)
+
+
+def test_a_list_that_is_not_of_the_app_is_refused_when_it_is_asked_for(service: Service) -> None:
+    wanted = create_model("CragPage", __base__=Page, sort=(str, "depth"))
+    with pytest.raises(TypeError, match="A list cannot sort Crag by 'depth'"):
+        service.read(paging.take, CragPublic, select(Crag), wanted.model_validate({}), None)
+
+
+def test_anyone_pages_through_a_public_list(
+    client: httpx2.Client, client_of: Clients, service: Service, ada: User
+) -> None:
+    for name in ("a", "b", "c"):
+        client_of(ada).post("/api/v1/lighthouses/", json={"name": name})
+    first = client.get("/api/v1/lighthouses/?limit=1&count=true")
+    assert (first.status_code, first.headers["X-Total-Count"]) == (200, "3")
+    following = links(first)["next"]
+    assert [row["name"] for row in client.get(following).json()] == ["b"]
+    assert client_of(ada).get(following).status_code == 422  # a list may show its caller more than it shows nobody
+    mine = links(client_of(ada).get("/api/v1/lighthouses/?limit=1"))["next"]
+    assert client.get(mine).status_code == 422
+
+
 def test_links_are_there_only_where_there_is_something_to_follow(
     client_of: Clients, service: Service, ada: User
 ) -> None:
-    add_items(service, ada, "a", "b", "c")
+    add_sightings(service, ada, "a", "b", "c")
     client = client_of(ada)
-    first = client.get("/api/v1/items/?limit=2&sort=title")
+    first = client.get("/api/v1/sightings/?limit=2&sort=title")
     assert set(links(first)) == {"next", "first"}
-    assert links(first)["first"] == "/api/v1/items/?limit=2&sort=title"
+    assert links(first)["first"] == "/api/v1/sightings/?limit=2&sort=title"
     last = client.get(links(first)["next"])
-    assert links(last) == {"first": "/api/v1/items/?limit=2&sort=title"}
-    assert "Link" not in client.get("/api/v1/items/?limit=3").headers
+    assert links(last) == {"first": "/api/v1/sightings/?limit=2&sort=title"}
+    assert "Link" not in client.get("/api/v1/sightings/?limit=3").headers
 
 
 def test_rows_that_come_and_go_between_pages_make_no_duplicate_and_no_gap(
     client_of: Clients, service: Service, ada: User
 ) -> None:
-    rows = add_items(service, ada, *(f"{n:02}" for n in range(20)))
+    rows = add_sightings(service, ada, *(f"{n:02}" for n in range(20)))
     client = client_of(ada)
     seen = []
-    for number, page in enumerate(pages(client, "/api/v1/items/?limit=4&sort=-created_at")):
+    for number, page in enumerate(pages(client, "/api/v1/sightings/?limit=4&sort=-created_at")):
         seen += [row["title"] for row in page]
-        add_items(service, ada, f"new {number}", at=START + timedelta(days=1, minutes=number))
-        client.delete(f"/api/v1/items/{page[0]['id']}")
-        client.delete(f"/api/v1/items/{page[-1]['id']}")
+        add_sightings(service, ada, f"new {number}", at=START + timedelta(days=1, minutes=number))
+        client.delete(f"/api/v1/sightings/{page[0]['id']}")
+        client.delete(f"/api/v1/sightings/{page[-1]['id']}")
     assert seen == [row.title for row in reversed(rows)]
 
 
 def test_skip_still_counts_off_rows(client_of: Clients, service: Service, ada: User) -> None:
-    add_items(service, ada, "a", "b", "c", "d")
-    first = client_of(ada).get("/api/v1/items/?skip=1&limit=2")
+    add_sightings(service, ada, "a", "b", "c", "d")
+    first = client_of(ada).get("/api/v1/sightings/?skip=1&limit=2")
     assert [row["title"] for row in first.json()] == ["b", "c"]
     assert [row["title"] for row in client_of(ada).get(links(first)["next"]).json()] == ["d"]
 
@@ -128,13 +236,13 @@ def test_skip_still_counts_off_rows(client_of: Clients, service: Service, ada: U
 def test_a_cursor_serves_one_list_of_one_user_in_one_order(
     client_of: Clients, service: Service, ada: User, root: User
 ) -> None:
-    add_items(service, ada, "a", "b", "c")
+    add_sightings(service, ada, "a", "b", "c")
     add_user(service, "zoe")
     client = client_of(ada)
-    following = links(client.get("/api/v1/items/?limit=1"))["next"]
+    following = links(client.get("/api/v1/sightings/?limit=1"))["next"]
     cursor = httpx2.URL(following).params["cursor"]
 
-    def status(client: httpx2.Client, path: str = "/api/v1/items/", **query: Any) -> int:
+    def status(client: httpx2.Client, path: str = "/api/v1/sightings/", **query: Any) -> int:
         response = client.get(path, params={"cursor": cursor, **query})
         if response.status_code == 422:
             assert response.json()["errors"][0]["loc"] == ["query", "cursor"]
@@ -156,26 +264,26 @@ def test_a_cursor_serves_one_list_of_one_user_in_one_order(
 def test_a_cursor_that_was_changed_is_refused(
     client_of: Clients, service: Service, ada: User, spoil: Callable[[str], str]
 ) -> None:
-    add_items(service, ada, "a", "b")
-    cursor = httpx2.URL(links(client_of(ada).get("/api/v1/items/?limit=1"))["next"]).params["cursor"]
-    refused = client_of(ada).get("/api/v1/items/", params={"cursor": spoil(cursor)})
+    add_sightings(service, ada, "a", "b")
+    cursor = httpx2.URL(links(client_of(ada).get("/api/v1/sightings/?limit=1"))["next"]).params["cursor"]
+    refused = client_of(ada).get("/api/v1/sightings/", params={"cursor": spoil(cursor)})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["loc"] == ["query", "cursor"]
 
 
 def test_the_total_is_told_when_asked_for(client_of: Clients, service: Service, ada: User, bob: User) -> None:
-    add_items(service, ada, "a", "b", "c")
-    add_items(service, bob, "d")
+    add_sightings(service, ada, "a", "b", "c")
+    add_sightings(service, bob, "d")
     client = client_of(ada)
-    assert "X-Total-Count" not in client.get("/api/v1/items/").headers
-    counted = client.get("/api/v1/items/?count=true&limit=1")
+    assert "X-Total-Count" not in client.get("/api/v1/sightings/").headers
+    counted = client.get("/api/v1/sightings/?count=true&limit=1")
     assert counted.headers["X-Total-Count"] == "3"
     assert client.get(links(counted)["next"]).headers["X-Total-Count"] == "3"
-    assert client.get("/api/v1/items/?count=true&q=c").headers["X-Total-Count"] == "1"
+    assert client.get("/api/v1/sightings/?count=true&q=c").headers["X-Total-Count"] == "1"
 
 
 def test_q_finds_a_part_of_the_title_in_any_case(client_of: Clients, service: Service, ada: User) -> None:
-    add_items(service, ada, "Analytical Engine", "100% brass", "under_score", "back\\slash", "ÉTUDE")
+    add_sightings(service, ada, "Analytical Engine", "100% brass", "under_score", "back\\slash", "ÉTUDE")
     client = client_of(ada)
     assert titles(client, q="ENGINE") == ["Analytical Engine"]
     assert titles(client, q="%") == ["100% brass"]
@@ -200,10 +308,10 @@ def test_q_finds_what_reads_alike_and_follows_a_change(
     client_of: Clients, ada: User, title: str, queries: list[str]
 ) -> None:
     client = client_of(ada)
-    other = [client.post("/api/v1/items/", json={"title": made}).json()["id"] for made in (title, "other")][1]
+    other = [client.post("/api/v1/sightings/", json={"title": made}).json()["id"] for made in (title, "other")][1]
     assert [titles(client, q=query) for query in queries] == [[title]] * len(queries)
     assert titles(client, q="OTHER") == ["other"]
-    assert client.patch(f"/api/v1/items/{other}", json={"title": title.lower()}).status_code == 200
+    assert client.patch(f"/api/v1/sightings/{other}", json={"title": title.lower()}).status_code == 200
     assert titles(client, q="other") == []
     assert [len(titles(client, q=query)) for query in queries] == [2] * len(queries)
 
@@ -217,13 +325,13 @@ def test_folding_is_stable_and_keeps_parts_together(text: str, more: str) -> Non
 
 def test_the_total_has_a_ceiling(client_of: Clients, service: Service, ada: User) -> None:
     service.write(add_many, ada, paging.COUNTED + 5)
-    for query in ("", "&q=ITEM"):
-        answer = client_of(ada).get(f"/api/v1/items/?limit=1&count=true{query}")
+    for query in ("", "&q=ONE"):
+        answer = client_of(ada).get(f"/api/v1/sightings/?limit=1&count=true{query}")
         assert answer.headers["X-Total-Count"] == str(paging.COUNTED)
 
 
 def test_times_bound_what_is_listed(client_of: Clients, service: Service, ada: User) -> None:
-    add_items(service, ada, "a", "b", "c")
+    add_sightings(service, ada, "a", "b", "c")
     client = client_of(ada)
     at = START + timedelta(minutes=1)
     assert titles(client, created_after=at.isoformat()) == ["c"]
@@ -254,7 +362,7 @@ def test_times_bound_what_is_listed(client_of: Clients, service: Service, ada: U
     ],
 )
 def test_a_query_that_means_nothing_is_refused(client_of: Clients, ada: User, query: str, name: str) -> None:
-    refused = client_of(ada).get(f"/api/v1/items/?{query}")
+    refused = client_of(ada).get(f"/api/v1/sightings/?{query}")
     assert refused.status_code == 422
     assert [error["loc"] for error in refused.json()["errors"]] == [["query", name]]
 
@@ -299,11 +407,12 @@ def test_a_deep_page_is_read_from_its_index_alone(
             }
             for n in range(3000)
         ]
-        session.execute(Item.__table__.insert(), rows)  # type: ignore[attr-defined]  # set by SQLAlchemy
+        session.execute(Sighting.__table__.insert(), rows)  # type: ignore[attr-defined]  # set by SQLAlchemy
 
     service.write(fill)
     service.run(_analyze(service))
-    after = (START + timedelta(seconds=1500) if sort.endswith("_at") else "0.5", uuid.uuid4())
+    middle = f"{START + timedelta(seconds=1500)}" if sort.endswith("_at") else "0.5"
+    after = f'{uuid.uuid4()} "{middle}"'
     plans: list[str] = []
 
     def explain(session: Session) -> None:
@@ -314,7 +423,7 @@ def test_a_deep_page_is_read_from_its_index_alone(
         statements: list[tuple[str, Any]] = []
         bind = session.connection()
         event.listen(bind, "before_cursor_execute", before)
-        items.page(session, user, ItemPage.model_validate({"sort": sort, "limit": 20}), after)
+        sightings.page(session, user, SightingPage.model_validate({"sort": sort, "limit": 20}), after)
         event.remove(bind, "before_cursor_execute", before)
         ((statement, parameters),) = statements
         plans.append(_plan(session, statement, parameters))
@@ -322,7 +431,7 @@ def test_a_deep_page_is_read_from_its_index_alone(
     service.read(explain)
     (plan,) = plans
     key = sort.removeprefix("-")
-    index = f"ix_items_owner_id_{key}_id" if caller == "owner" else f"ix_items_{key}_id"
+    index = f"ix_sightings_owner_id_{key}_id" if caller == "owner" else f"ix_sightings_{key}_id"
     assert index in plan
     assert not re.search(r"Sort|Seq Scan|TEMP B-TREE|Filter", plan), plan
     if service.database.dialect == "sqlite":
@@ -336,6 +445,6 @@ async def _analyze(service: Service) -> None:
 def test_pages_go_on_under_a_path_prefix_and_from_either_spelling(
     client_of: Clients, service: Service, ada: User
 ) -> None:
-    add_items(service, ada, "a", "b")
-    first = client_of(ada).get("/api/v1/items?limit=1", headers={"Host": "evil.example"})
-    assert links(first)["next"].startswith("/api/v1/items/?limit=1&cursor=")
+    add_sightings(service, ada, "a", "b")
+    first = client_of(ada).get("/api/v1/sightings?limit=1", headers={"Host": "evil.example"})
+    assert links(first)["next"].startswith("/api/v1/sightings/?limit=1&cursor=")

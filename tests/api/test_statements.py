@@ -9,6 +9,9 @@ import pytest
 from app.api.v1.users import user_view
 from app.users import User
 from tests.conftest import PASSWORD, statements
+from tests.product import lighthouses, sightings
+from tests.product.lighthouses import Colour, LampCreate, LighthouseCreate
+from tests.product.sightings import SightingCreate
 from tests.service import Service
 
 # BEGIN and COMMIT are not counted. A number that rises is a cost for every request; one that falls is a gain to keep.
@@ -63,3 +66,41 @@ def test_a_route_sends_as_many_statements_as_are_written_down(
             service.read(user_view, ada)
         expected += len(of_the_view)
     assert_sends(service, client, expected, route.format(ada=ada.id), **content)
+
+
+PRODUCT = {
+    "GET /api/v1/sightings/": 2,
+    "GET /api/v1/sightings/?count=true&limit=1": 3,
+    "GET /api/v1/sightings/?q=sail": 2,
+    "POST /api/v1/sightings/": 3,
+    "GET /api/v1/sightings/{sighting}": 2,
+    "PATCH /api/v1/sightings/{sighting}": 3,
+    "DELETE /api/v1/sightings/{sighting}": 3,
+    "GET /api/v1/lighthouses/": 2,
+    "POST /api/v1/lighthouses/": 3,
+    "GET /api/v1/lighthouses/{lighthouse}": 4,
+    "PATCH /api/v1/lighthouses/{lighthouse}": 5,
+    "POST /api/v1/lighthouses/{lighthouse}/lamps": 5,
+}
+"""One more for each relationship, however many rows it has."""
+
+PRODUCT_BODIES: dict[str, Any] = {
+    "POST /api/v1/sightings/": {"title": "A sail"},
+    "PATCH /api/v1/sightings/{sighting}": {"title": "Two sails"},
+    "POST /api/v1/lighthouses/": {"name": "Fastnet", "lamps": [{"watts": 1}, {"watts": 2, "colour": "red"}]},
+    "PATCH /api/v1/lighthouses/{lighthouse}": {"name": "Fastnet"},
+    "POST /api/v1/lighthouses/{lighthouse}/lamps": {"watts": 3, "colour": "green"},
+}
+
+LIGHTHOUSE = LighthouseCreate(name="Eddystone", lamps=[LampCreate(watts=1), LampCreate(watts=2, colour=Colour.RED)])
+
+
+@pytest.mark.product
+@pytest.mark.parametrize("route", PRODUCT)
+def test_a_route_of_a_product_sends_as_many_statements_as_are_written_down(
+    client_of: Callable[[User], httpx2.Client], service: Service, ada: User, route: str
+) -> None:
+    sighting = [service.write(sightings.create, ada, SightingCreate(title="A sail")) for _ in "123"][-1]
+    lighthouse = service.write(lighthouses.create, ada, LIGHTHOUSE)
+    target = route.format(sighting=sighting.id, lighthouse=lighthouse.id)
+    assert_sends(service, client_of(ada), PRODUCT[route], target, json=PRODUCT_BODIES.get(route))

@@ -1,0 +1,6 @@
+"""The app with the product, for processes of its own: `uvicorn tests.product.main:app`."""
+
+from app.config import get_settings
+from tests.product import create_app
+
+app = create_app(get_settings())
