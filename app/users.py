@@ -210,6 +210,7 @@ def create_discreetly(session: Session, new: UserBase, hashed_password: str) -> 
     the owner of the address can set one. An account that came about in another way is not changed by a stranger.
     """
     user = _build(new, hashed_password, pending_email=new.email)
+    user.updated_at = user.created_at
     added = session.execute(insert(session, User).values(user.model_dump()).on_conflict_do_nothing())
     claims = update(User).where(col(User.email) == user.email, col(User.pending_email) == user.email)
     voided = session.execute(claims.where(col(User.id) != user.id).values(hashed_password=VOID))
