@@ -254,7 +254,7 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
     Its `token` is a secret, and kept nowhere but in the message.
     """
     email = session.get(Email, claimed.id)
-    if email is None or email.kind not in (*LINKS, "known_email"):
+    if email is None or email.kind not in emails.LATE:
         return email.context if email else None
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active or _is_pointless(session, email, user):
