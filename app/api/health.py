@@ -2,16 +2,23 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from app.api.calls import Message
 from app.api.deps import Db
 from app.api.errors import problems
-from app.core import migrations
+from app.core import logs, migrations
 from app.core.errors import Unavailable
 
 router = APIRouter(tags=["health"])
+
+
+async def _polled() -> None:
+    logs.polled.set(True)
+
+
+POLLED = [Depends(_polled)]
 
 
 class Health(BaseModel):
@@ -24,19 +31,19 @@ async def read_root() -> Message:
     return Message(message="Hello World")
 
 
-@router.get("/health")
+@router.get("/health", dependencies=POLLED)
 async def read_health() -> Health:
     """Tell that the service runs."""
     return Health(status="healthy")
 
 
-@router.get("/health/live")
+@router.get("/health/live", dependencies=POLLED)
 async def read_liveness() -> Health:
     """Tell that the process answers, whatever the state of the database: restart it when it does not."""
     return Health(status="live")
 
 
-@router.get("/health/ready", responses=problems(Unavailable))
+@router.get("/health/ready", dependencies=POLLED, responses=problems(Unavailable))
 async def read_readiness(request: Request, db: Db) -> Health:
     """Tell that the database answers and its schema is up to date: send requests elsewhere when not."""
     if request.app.state.draining:
