@@ -5,7 +5,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPConnection
 from ipaddress import ip_address
@@ -24,9 +24,10 @@ from app.api.deps import Db
 from app.core.db import now
 from app.core.errors import AppError
 from app.core.fields import Input
+from app.core.security import encode_token
 from app.main import create_app
 from app.users import User, UserPublic
-from tests.service import Service
+from tests.service import KEY, Service
 
 ORIGIN = "http://localhost:3000"
 SECRET = "$argon2id$hunter2"
@@ -249,6 +250,16 @@ def test_who_is_not_logged_in_is_told_how(
 ) -> None:
     answer = client.get("/api/v1/users/", headers={"Origin": ORIGIN, **headers})
     check(answer, {"title": "Unauthorized", "status": 401, "detail": detail, "code": code})
+    assert answer.headers["WWW-Authenticate"] == challenge
+
+
+@on_one_database
+def test_a_token_that_has_expired_is_told_so(client: httpx2.Client, ada: User) -> None:
+    token = encode_token("access", ada.id, ada.id, timedelta(minutes=-1), key=KEY, algorithm="HS256")
+    answer = client.get("/api/v1/items/", headers={"Origin": ORIGIN, "Authorization": f"Bearer {token}"})
+    detail = "The access token has expired: log in again"
+    check(answer, {"title": "Unauthorized", "status": 401, "detail": detail, "code": "invalid_token"})
+    challenge = f'Bearer error="invalid_token", error_description="{detail}"'
     assert answer.headers["WWW-Authenticate"] == challenge
 
 
