@@ -64,7 +64,7 @@ class GivenEmail(Input):
 
 
 class EmailVerification(Input):
-    token: Line = Field(min_length=1, max_length=1024)
+    token: Line = Field(min_length=1, max_length=1024, schema_extra={"examples": ["the-token-of-the-message"]})
 
 
 class PasswordReset(EmailVerification):

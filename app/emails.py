@@ -34,7 +34,7 @@ class EmailCreate(Input):
 
 
 class EmailPublic(Record):
-    kind: Line = Field(max_length=32)
+    kind: Line = Field(max_length=32, schema_extra={"examples": ["message"]})
     email: fields.Email = Field(max_length=254)
     status: Status = Field(default="queued", sa_type=String(6))
     attempts: int = Field(default=0, ge=0, le=TRIES)

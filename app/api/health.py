@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from app.api.calls import Message
@@ -25,9 +26,13 @@ class Health(BaseModel):
     status: Literal["healthy", "live", "ready"]
 
 
-@router.get("/")
-async def read_root() -> Message:
-    """Say hello."""
+@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, where a browser asks"}})
+async def read_root(request: Request, response: Response) -> Message | Response:
+    """Say hello. A browser is led to `/docs`, where there are any."""
+    vary = {"Vary": "Accept"}
+    if request.app.openapi_url and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs", headers=vary)
+    response.headers.update(vary)
     return Message(message="Hello World")
 
 
