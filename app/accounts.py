@@ -16,7 +16,7 @@ from app.config import Settings
 from app.core import fields
 from app.core.db import now
 from app.core.errors import BadRequest, Forbidden, Invalid
-from app.core.fields import Input, Line, Password
+from app.core.fields import Input, Line, Password, normal_password
 from app.core.logs import event
 from app.core.security import seal, unseal, weakness
 from app.core.throttle import ADDRESS, MESSAGE, PAIR
@@ -64,7 +64,7 @@ class GivenEmail(Input):
 
 
 class EmailVerification(Input):
-    token: Line = Field(min_length=1, max_length=1024)
+    token: Line = Field(min_length=1, max_length=1024, schema_extra={"examples": ["the-token-of-the-message"]})
 
 
 class PasswordReset(EmailVerification):
@@ -114,6 +114,8 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
         raise IncorrectPassword
     if address != caller.email:
         await context.attempt("verify_email", address, *MESSAGES).count(context.db)
+    if changes.password and _same(changes.password, current):
+        del values["password"]
     await _hash_new(context, values, caller)
 
     def unit(session: Session) -> User:
@@ -158,7 +160,11 @@ async def update(
         moves = values.pop("email", caller.email) != caller.email
         if moves or "password" in values or "email_verified" in values:
             raise OwnAccount
-    await _hash_new(context, values, await context.db.read(users.get, user_id))
+    user = await context.db.read(users.get, user_id)
+    is_claim = user.pending_email == user.email  # which any password that a superuser sets makes an account
+    if changes.password and not is_claim and await _has(context, user, changes.password):
+        del values["password"]
+    await _hash_new(context, values, user)
     await context.db.write(change, context.settings, user_id, values, check)
     event("user_updated", caller.id, target=user_id, fields=sorted(changes.model_fields_set))
 
@@ -168,6 +174,14 @@ async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Ch
     required = context.settings.email_verification_required
     await context.db.write(users.delete, user_id, check, verification_required=required)
     event("user_deleted", caller.id, target=user_id)
+
+
+def _same(one: SecretStr, other: SecretStr) -> bool:
+    return normal_password(one.get_secret_value()) == normal_password(other.get_secret_value())
+
+
+async def _has(context: Context, user: User, password: SecretStr) -> bool:
+    return (await context.passwords.verify(password.get_secret_value(), user.hashed_password)).right
 
 
 async def _hash_new(context: Context, values: dict[str, Any], user: UserPublic) -> None:
@@ -240,7 +254,7 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
     Its `token` is a secret, and kept nowhere but in the message.
     """
     email = session.get(Email, claimed.id)
-    if email is None or email.kind not in (*LINKS, "known_email"):
+    if email is None or email.kind not in emails.LATE:
         return email.context if email else None
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active or _is_pointless(session, email, user):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import ColumnElement, and_, bindparam, delete, inspect, update
 from sqlalchemy import select as select_columns
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -48,14 +49,19 @@ class UnsupportedGrantType(BadRequest):
     detail = "This endpoint does not take this grant type"
 
 
+_JWT = {"examples": ["header.claims.signature"], "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
+_OPAQUE = {"examples": ["the-token-that-was-given"]}
+
+
 class _Grant(BaseModel):
     """What every token request may carry; unknown parameters are ignored (RFC 6749 section 3.2)."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    scope: Line = omittable(max_length=1024)
-    client_id: Line = omittable(max_length=1024)
-    client_secret: SecretStr = omittable(max_length=1024)
+    # Not documented: they have no effect here, and whoever tries out /docs would be asked for them.
+    scope: SkipJsonSchema[Line] = omittable(max_length=1024)
+    client_id: SkipJsonSchema[Line] = omittable(max_length=1024)
+    client_secret: SkipJsonSchema[SecretStr] = omittable(max_length=1024)
 
 
 class LoginForm(_Grant):
@@ -64,30 +70,34 @@ class LoginForm(_Grant):
     grant_type: Literal["password", "refresh_token"] = omittable()
     username: Line = omittable(max_length=320, examples=["ada@example.com"], description="The email, for `password`")
     password: GivenPassword = omittable(description="For `password`")
-    refresh_token: Line = omittable(max_length=1024, description="For `refresh_token`")
+    refresh_token: Line = omittable(max_length=1024, examples=[""], description="For `refresh_token`")
 
 
 class RefreshForm(_Grant):
     """The refresh of an access token (RFC 6749 section 6)."""
 
     grant_type: Literal["refresh_token"]
-    refresh_token: Line = Field(min_length=1, max_length=1024)
+    refresh_token: Line = Field(min_length=1, max_length=1024, schema_extra=_OPAQUE)
 
 
 class RevocationForm(BaseModel):
     """The revocation of a token (RFC 7009 section 2.1)."""
 
-    token: Line = Field(min_length=1, max_length=4096, description="A refresh token, or an access token")
-    token_type_hint: Line = omittable(max_length=1024, description="Not needed: tokens of all types are known")
+    token: Line = Field(
+        min_length=1, max_length=4096, description="A refresh token, or an access token", schema_extra=_OPAQUE
+    )
+    token_type_hint: Line = omittable(
+        max_length=1024, examples=["refresh_token"], description="Not needed: tokens of all types are known"
+    )
 
 
 class Token(BaseModel):
-    access_token: str = Field(max_length=4096, schema_extra={"pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"})
+    access_token: str = Field(max_length=4096, schema_extra=_JWT)
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the name of a scheme
     expires_in: int = Field(ge=1, le=2**31 - 1, description="Seconds for which the access token is good")
     refresh_token: str = Field(
         max_length=1024,
-        schema_extra={"pattern": SEALED},
+        schema_extra=_OPAQUE | {"pattern": SEALED},
         description="Good once, for the next access token",
     )
 
@@ -96,7 +106,9 @@ class SessionPublic(SQLModel):
     id: uuid.UUID
     created_at: datetime
     last_used_at: datetime = Field(description="When an access token was last given")
-    device: Line = Field(max_length=255, description="What the User-Agent said at login")
+    device: Line = Field(
+        max_length=255, description="What the User-Agent said at login", schema_extra={"examples": ["Mozilla/5.0"]}
+    )
     current: bool = Field(description="Whether it is the one that asks")
 
 

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     app_name: Line = Field(default="Onefold", min_length=1, max_length=100)
     debug: bool = False
+    log_sql: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     api_v1_prefix: str = Field(default="/api/v1", pattern=r"^(/[A-Za-z0-9._~-]+)+$")
     database_url: str = "sqlite:///data/onefold.db"
@@ -77,11 +78,11 @@ class Settings(BaseSettings):
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("debug")
+    @field_validator("debug", "log_sql")
     @classmethod
     def _debug_is_for_development(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("environment") == "production":
-            raise ValueError("must be off in production: it logs what exceptions say")
+            raise ValueError("must be off in production: it logs more than anybody should see")
         return value
 
     @field_validator("database_url")
@@ -187,6 +188,12 @@ class Settings(BaseSettings):
             if reason := security.weakness(each, *about):
                 raise ValueError(reason)
         return value
+
+    @property
+    def logging(self) -> dict[str, Any]:
+        """How `logs.configure` is called."""
+        level = "debug" if self.debug else self.log_level
+        return {"level": level, "production": self.environment == "production", "sql": self.log_sql}
 
     @property
     def key(self) -> str:

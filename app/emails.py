@@ -1,14 +1,16 @@
 """Emails: the outbox. A message is a row of the transaction that causes it, and is sent once that is committed."""
 
+import json
 import random
 import uuid
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
 from sqlmodel import Field, Session, col, select
 
-from app.core import fields, paging
+from app.core import fields, mail, paging
 from app.core.db import Record, now, sweep
 from app.core.fields import Input, Line, Text
 from app.core.paging import Page, Position, Slice
@@ -18,6 +20,9 @@ LEASE = timedelta(minutes=2)
 """For how long a sender has a message to itself: longer than it may take to send one."""
 KEPT = timedelta(days=30)
 """How long a message is kept that was sent, was given up, or that nobody sends."""
+
+LATE = ("verify_email", "reset_password", "invitation", "known_email")
+"""The kinds whose content is found out when they are sent, by `accounts.letter`."""
 
 Status = Literal["queued", "sent", "dead"]
 
@@ -29,7 +34,7 @@ class EmailCreate(Input):
 
 
 class EmailPublic(Record):
-    kind: Line = Field(max_length=32)
+    kind: Line = Field(max_length=32, schema_extra={"examples": ["message"]})
     email: fields.Email = Field(max_length=254)
     status: Status = Field(default="queued", sa_type=String(6))
     attempts: int = Field(default=0, ge=0, le=TRIES)
@@ -56,9 +61,22 @@ class EmailPage(Page):
 
 
 def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None, /, **context: Any) -> None:
-    """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets."""
+    """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets.
+
+    `kind` is the folder of its templates, which see dates, times, UUIDs and Decimals as text. A missing template or
+    value is an error here, and not when the message is sent.
+    """
+    context = json.loads(json.dumps(context, default=_text))
+    if kind not in LATE:
+        mail.render(kind, context, app_name="")
     sweep(session, Email, col(Email.created_at) < now() - KEPT)
     session.add(Email(kind=kind, email=to, user_id=user_id, context=context))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, date | time | uuid.UUID | Decimal):  # a datetime is a date
+        return str(value)
+    raise TypeError(f"The context of an email cannot hold a {type(value).__name__}")
 
 
 def send(session: Session, _by: object, new: EmailCreate) -> None:

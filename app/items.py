@@ -18,8 +18,11 @@ MOST_SHOWN = 100
 """How many of their items a user is shown with."""
 
 
+_TITLE = "Analytical engine"
+
+
 class ItemBase(SQLModel):
-    title: Line = Field(min_length=1, max_length=255, schema_extra={"examples": ["Analytical engine"]})
+    title: Line = Field(min_length=1, max_length=255, schema_extra={"examples": [_TITLE]})
     description: Text | None = Field(default=None, max_length=2000, schema_extra={"examples": ["Plans, part one"]})
 
 
@@ -28,7 +31,7 @@ class ItemCreate(ItemBase, Input):
 
 
 class ItemUpdate(Input):
-    title: Line = omittable(min_length=1, max_length=255)
+    title: Line = omittable(min_length=1, max_length=255, examples=[_TITLE])
     description: Text | None = Field(default=None, max_length=2000)
 
 

@@ -30,7 +30,7 @@ from app.sender import sending
 def create_app(settings: Settings | None = None) -> FastAPI:
     """An application of its own; nothing is opened before its lifespan begins."""
     settings = settings or get_settings()
-    logs.configure(level=settings.log_level, as_json=settings.environment == "production", debug=settings.debug)
+    logs.configure(**settings.logging)
     app = FastAPI(
         title=settings.app_name,
         description="Authorize with your email and password, then try it out.",

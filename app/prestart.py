@@ -6,6 +6,7 @@ Any number of processes may run this at the same moment: one works, the others w
 import asyncio
 import fcntl
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -114,5 +115,12 @@ async def _seed(settings: Settings) -> None:
         await database.close()
 
 
+def main(settings: Settings) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and the script that waits for it, without a trace
+    asyncio.run(prestart(settings))
+    if settings.mail_url and settings.mail_url.startswith("file://"):
+        print(f"Mail is not sent, but written into {settings.mail_url.removeprefix('file://')}", flush=True)
+
+
 if __name__ == "__main__":
-    asyncio.run(prestart(get_settings()))
+    main(get_settings())

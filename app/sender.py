@@ -48,7 +48,7 @@ class Sender:
         sending: set[asyncio.Task[Any]] = set()
         while not stop.done():
             try:
-                if (room := SLOTS - len(sending)) and await self._db.read(emails.any_due):
+                if (room := SLOTS - len(sending)) and await self._any_due():
                     claimed = await self._db.write(emails.claim, room)
                     sending |= {asyncio.create_task(self._send(email)) for email in claimed}
                 pause = POLL
@@ -65,6 +65,13 @@ class Sender:
             for task in late:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
+
+    async def _any_due(self) -> bool:
+        token = logs.polled.set(True)
+        try:
+            return await self._db.read(emails.any_due)
+        finally:
+            logs.polled.reset(token)
 
     async def _send(self, email: Email) -> None:
         about = {"email_id": email.id, "kind": email.kind, "attempt": email.attempts}
@@ -115,7 +122,7 @@ async def sending(db: Database, settings: Settings) -> AsyncIterator[None]:
 async def main(settings: Settings) -> None:
     if settings.mail_url is None:
         raise SystemExit("MAIL_URL: is required to send mail")
-    logs.configure(level=settings.log_level, as_json=settings.environment == "production", debug=settings.debug)
+    logs.configure(**settings.logging)
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

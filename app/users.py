@@ -39,9 +39,12 @@ class LastSuperuser(Conflict):
     detail = "The last superuser who can log in must stay one"
 
 
+_NAMED = {"examples": ["Ada Lovelace"]}
+
+
 class UserBase(SQLModel):
     email: Email = Field(max_length=254)
-    full_name: Line | None = Field(default=None, max_length=255, schema_extra={"examples": ["Ada Lovelace"]})
+    full_name: Line | None = Field(default=None, max_length=255, schema_extra=_NAMED)
 
 
 class UserCreate(UserBase, Input):
@@ -73,7 +76,7 @@ class UserUpdateMe(Input):
     A new email counts once it is confirmed, by the link that is sent there.
     """
 
-    full_name: Line | None = Field(default=None, max_length=255)
+    full_name: Line | None = Field(default=None, max_length=255, schema_extra=_NAMED)
     email: Email = omittable()
     password: Password = omittable()
     current_password: GivenPassword = omittable()
@@ -82,7 +85,7 @@ class UserUpdateMe(Input):
 class UserUpdate(Input):
     """What a superuser may change of a user."""
 
-    full_name: Line | None = Field(default=None, max_length=255)
+    full_name: Line | None = Field(default=None, max_length=255, schema_extra=_NAMED)
     email: Email = omittable()
     password: Password = omittable()
     is_active: bool = omittable(strict=True)
@@ -210,6 +213,7 @@ def create_discreetly(session: Session, new: UserBase, hashed_password: str) -> 
     the owner of the address can set one. An account that came about in another way is not changed by a stranger.
     """
     user = _build(new, hashed_password, pending_email=new.email)
+    user.updated_at = user.created_at
     added = session.execute(insert(session, User).values(user.model_dump()).on_conflict_do_nothing())
     claims = update(User).where(col(User.email) == user.email, col(User.pending_email) == user.email)
     voided = session.execute(claims.where(col(User.id) != user.id).values(hashed_password=VOID))

@@ -3,11 +3,27 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+host=${HOST:-127.0.0.1}
+port=${PORT:-8000}
+
+is_open() { (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; }
+
+if is_open; then
+    echo "Port $port is taken: PORT=$((port + 1)) scripts/start.sh uses another" >&2
+    exit 1
+fi
+
 scripts/install.sh requirements.lock
 scripts/prestart.sh
 
-host=${HOST:-127.0.0.1}
-port=${PORT:-8000}
-echo "Try it out: http://$host:$port/docs"
+# Say where it is once it is there, unless it has ended: exec keeps the process id.
+(
+    until is_open; do
+        kill -0 $$ 2>/dev/null || exit 0
+        sleep 0.2
+    done
+    echo "Try it out: http://$host:$port/docs (Ctrl-C stops it)"
+) &
+
 exec .venv/bin/python -m uvicorn app.main:app --http app.api.server:Protocol --no-proxy-headers --no-server-header \
     --host "$host" --port "$port" "$@"

@@ -97,6 +97,7 @@ REFUSED: list[tuple[str, str, dict[str, str]]] = [
     ("SECRET_KEY", "your-super-secret-key-here-0123456789", {"ENVIRONMENT": "production"}),
     *(("SECRET_KEY_PREVIOUS", key, PRODUCTION) for key in (SHORT_KEY, *KNOWN_KEYS)),
     ("DEBUG", "true", PRODUCTION),
+    ("LOG_SQL", "true", PRODUCTION),
     ("DEBUG", "hunter2", {}),
     ("ENVIRONMENT", "hunter2", {"SECRET_KEY": KEY}),
     *(

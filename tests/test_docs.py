@@ -2,23 +2,30 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 from app import users
-from tests.conftest import PASSWORD, Mailbox, skip
-from tests.service import Service, serving, settings
+from app.core.security import encode_token
+from tests.conftest import PASSWORD, Mailbox, add_user, client_at, skip
+from tests.service import KEY, Service, serving, settings
+
+pytestmark = pytest.mark.slow
 
 NAME = 'Tea &amp; </title><script>alert("biscuits")</script>'
 PREFIX = "/onefold"
+EXPIRED = encode_token("access", uuid4(), uuid4(), timedelta(minutes=-1), key=KEY, algorithm="HS256")
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
 # These tests stay on SQLite, which needs no event loop here: while a browser is open, this thread belongs to its loop.
@@ -77,20 +84,43 @@ class Visit:
 
     def execute(self, operation: str, body: dict[str, Any]) -> str:
         """The status that the page shows after it has sent this body."""
-        block = self.page.locator(f".opblock[id$='-{operation}']")
-        block.locator(".opblock-summary-control").click()
+        block = self.open(operation)
         block.locator("textarea").fill(json.dumps(body))
         block.get_by_role("button", name="Execute").click()
         return block.locator(".live-responses-table tbody .response-col_status").inner_text().strip()
 
     def authorize(self, email: str, password: str) -> None:
+        dialog = self.log_in(email, password)
+        dialog.get_by_text("Logout").wait_for()
+        dialog.get_by_text("Close").click()
+
+    def log_in(self, email: str, password: str) -> Locator:
+        """The dialog, after somebody tried to log in."""
         self.page.locator(".auth-wrapper .authorize").click()
         dialog = self.page.locator(".dialog-ux")
         dialog.get_by_label("username:").fill(email)
         dialog.get_by_label("password:", exact=True).fill(password)
         dialog.locator(".authorize").click()
-        dialog.get_by_text("Logout").wait_for()
-        dialog.get_by_text("Close").click()
+        return dialog
+
+    def log_out(self) -> None:
+        self.page.locator(".auth-wrapper .authorize").click()
+        self.page.locator(".dialog-ux").get_by_text("Logout").click()
+        self.page.locator(".dialog-ux").get_by_text("Close").click()
+
+    def answer(self, operation: str) -> str:
+        """What an operation that needs nothing answers."""
+        block = self.open(operation)
+        block.get_by_role("button", name="Execute").click()
+        return block.locator(".live-responses-table tbody").first.inner_text()
+
+    def open(self, operation: str) -> Locator:
+        block = self.page.locator(f".opblock[id$='-{operation}']")
+        block.locator(".opblock-summary-control").click()
+        return block
+
+    def is_locked(self, operation: str) -> bool:
+        return self.page.locator(f".opblock[id$='-{operation}'] .authorization__btn svg.locked").count() > 0
 
 
 @pytest.fixture
@@ -131,6 +161,7 @@ def test_a_newcomer_verifies_their_email_and_recovers_from_a_lost_password(tmp_p
         reset = {"token": mailbox.token(email), "new_password": new}
         assert visit.execute("reset_password", reset) == "204"
         visit.page.goto(f"{service.url}/docs")
+        visit.log_out()
         visit.authorize(email, new)
         assert visit.execute("update_me", {"full_name": "Ada King"}) == "200"
     finally:
@@ -182,6 +213,80 @@ def test_all_of_it_works_below_a_path_prefix(behind_a_prefix: str, visit: Visit)
     assert visit.complaints == []
     assert [url for url in visit.requested if not url.startswith(f"{behind_a_prefix}/")] == []
     assert f"{behind_a_prefix}/api/v1/auth/login" in visit.requested
+    visit.page.goto(f"{behind_a_prefix}/")
+    assert visit.page.url == f"{behind_a_prefix}/docs"
+
+
+def test_a_browser_is_led_to_the_docs_and_a_client_is_greeted(docs: Service, visit: Visit) -> None:
+    visit.page.goto(docs.url)
+    assert visit.page.url == f"{docs.url}/docs"
+    assert visit.complaints == []
+    for headers in ({}, {"Accept": "application/json"}):
+        answer = httpx2.get(docs.url, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"message": "Hello World"})
+        assert "Accept" in answer.headers["Vary"]
+    led = httpx2.get(docs.url, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (led.status_code, led.headers["Location"], led.headers["Vary"]) == (307, "/docs", answer.headers["Vary"])
+    icon = httpx2.get(f"{docs.url}/favicon.ico", follow_redirects=True)
+    assert (icon.status_code, icon.headers["Content-Type"]) == (200, "image/png")
+
+
+def test_every_body_is_prefilled_with_what_is_accepted(docs: Service, visit: Visit) -> None:
+    root = add_user(docs, "root", is_superuser=True)
+    visit.page.goto(f"{docs.url}/docs")
+    visit.page.locator(".opblock").first.wait_for()
+    tried = set()
+    with client_at(docs.url, root) as client:
+        for path, methods in docs.app.openapi()["paths"].items():
+            for method, operation in methods.items():
+                if "application/json" in operation.get("requestBody", {}).get("content", {}):
+                    block = visit.open(operation["operationId"])
+                    body = json.loads(block.locator("textarea").input_value())
+                    block.locator(".opblock-summary-control").click()
+                    answer = client.request(method, re.sub("{.*?}", str(root.id), path), json=body)
+                    assert answer.status_code != 422, (operation["operationId"], body, answer.text)
+                    assert len(body) == 1 or method != "patch"
+                    tried.add(operation["operationId"])
+    assert {"create_user", "create_item", "update_user"} <= tried
+    assert visit.complaints == []
+
+
+def test_an_operation_tells_its_errors_in_a_line_each(docs: Service, visit: Visit) -> None:
+    visit.page.goto(f"{docs.url}/docs")
+    block = visit.open("create_user")
+    errors = block.locator("tr.response[data-code^='4'], tr.response[data-code^='5']")
+    errors.first.wait_for()
+    assert "email_taken: User with this email already exists." in errors.first.inner_text().replace(" :", ":")
+    assert errors.locator("pre:visible, select:visible").count() == 0
+    assert block.locator("tr.response[data-code='201'] .highlight-code").is_visible()
+
+
+def test_who_authorizes_is_told_how_and_stays_so_on_this_page_only(docs: Service, visit: Visit) -> None:
+    email = add_user(docs, "grace").email
+    visit.page.goto(f"{docs.url}/docs")
+    dialog = visit.log_in(email, "not the one")
+    assert "description: Incorrect email or password" in dialog.locator(".errors").inner_text()
+    assert dialog.locator("input:visible, select:visible").count() == 2
+    assert "username is your email" in dialog.inner_text()
+    assert "scope" not in dialog.inner_text().lower()
+    dialog.locator(".close-modal").click()
+    assert [visit.is_locked(name) for name in ("create_user", "read_me")] == [False, False]
+    visit.authorize(email, PASSWORD)
+    visit.page.reload()
+    visit.page.locator(".opblock").first.wait_for()
+    assert [visit.is_locked(name) for name in ("create_user", "read_me")] == [True, True]
+    assert email in visit.answer("read_me")
+    kept = visit.page.evaluate("JSON.stringify(localStorage)")
+    assert "access_token" in kept
+    assert "refresh_token" not in kept
+    assert PASSWORD not in kept
+    visit.page.evaluate(
+        "(token) => { localStorage.authorized = localStorage.authorized.replace(/eyJ[\\w.-]*/, token) }", EXPIRED
+    )
+    visit.page.goto("about:blank")  # else the page would open what was open before
+    visit.page.goto(f"{docs.url}/docs")
+    assert "The access token has expired" in visit.answer("read_me")
+    assert {text for text in visit.complaints if "401" not in text} == set()
 
 
 def test_names_are_shown_as_text_and_scripts_from_elsewhere_do_not_run(docs: Service, visit: Visit) -> None:
@@ -238,9 +343,13 @@ def test_closed_docs_leave_nothing_behind(closed: Service) -> None:
         "/docs",
         "/docs/",
         "/docs/start.js",
+        "/docs/page.css",
+        "/favicon.ico",
         "/openapi.json",
         "/redoc",
         *(f"/docs/assets/{a}" for a in ASSETS),
     ):
         answer = httpx2.get(f"{closed.url}{path}")
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    greeted = httpx2.get(closed.url, headers={"Accept": "text/html"})
+    assert (greeted.status_code, greeted.headers["Content-Type"]) == (200, "application/json")

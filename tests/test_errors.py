@@ -5,13 +5,17 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPConnection
-from typing import Any
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import AfterValidator, Base64Bytes, BaseModel, Field, field_validator
 from sqlalchemy import insert
 from sqlmodel import Session
 from starlette.exceptions import HTTPException
@@ -19,15 +23,57 @@ from starlette.exceptions import HTTPException
 from app.api.deps import Db
 from app.core.db import now
 from app.core.errors import AppError
+from app.core.fields import Input
+from app.core.security import encode_token
 from app.main import create_app
 from app.users import User, UserPublic
-from tests.service import Service
+from tests.service import KEY, Service
 
 ORIGIN = "http://localhost:3000"
 SECRET = "$argon2id$hunter2"
 ID = "019b76da-a800-7000-8000-0000facade00"
 
 on_one_database = pytest.mark.parametrize("backend", ["sqlite"])
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+def _no_venue(_value: str) -> str:
+    raise ValueError("a booking needs a venue, and a time")
+
+
+class Picky(Input):
+    """Fields whose validators are of a product, and what they and pydantic call."""
+
+    own: Annotated[str, AfterValidator(_no_venue)]
+    asserted: str
+    builtin: Annotated[str, AfterValidator(int)]
+    called: str
+    library: Annotated[str, AfterValidator(ip_address)]
+    json_: Annotated[str, AfterValidator(json.loads)]
+    encoded: Annotated[str, AfterValidator(lambda value: f"é{value}".encode("ascii"))]
+    zone: ZoneInfo
+    time: datetime
+    coded: Base64Bytes
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+
+    @field_validator("asserted")
+    @classmethod
+    def _assert(cls, value: str) -> str:
+        if value:
+            raise AssertionError("should be empty")
+        return value
+
+    @field_validator("called")
+    @classmethod
+    def _call(cls, value: str) -> int:
+        return int(value)
 
 
 def add_faults(app: FastAPI) -> None:
@@ -51,6 +97,10 @@ def add_faults(app: FastAPI) -> None:
             raise ValueError(SECRET)
         except ValueError as error:
             raise RuntimeError(SECRET) from error
+
+    @app.post("/faults/validators")
+    async def validate(_given: Picky) -> None:
+        """Never called."""
 
     @app.get("/faults/http")
     async def fail_as_starlette_does() -> None:
@@ -204,6 +254,16 @@ def test_who_is_not_logged_in_is_told_how(
 
 
 @on_one_database
+def test_a_token_that_has_expired_is_told_so(client: httpx2.Client, ada: User) -> None:
+    token = encode_token("access", ada.id, ada.id, timedelta(minutes=-1), key=KEY, algorithm="HS256")
+    answer = client.get("/api/v1/items/", headers={"Origin": ORIGIN, "Authorization": f"Bearer {token}"})
+    detail = "The access token has expired: log in again"
+    check(answer, {"title": "Unauthorized", "status": 401, "detail": detail, "code": "invalid_token"})
+    challenge = f'Bearer error="invalid_token", error_description="{detail}"'
+    assert answer.headers["WWW-Authenticate"] == challenge
+
+
+@on_one_database
 def test_a_405_names_every_method_that_there_is(client: httpx2.Client, service: Service) -> None:
     paths = {path: set(operations) for path, operations in service.app.openapi()["paths"].items()}
     assets = ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json")
@@ -272,6 +332,23 @@ def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_client(
     assert re.fullmatch(exception, entry["trace"].splitlines()[-1])
     assert "hunter2" not in log.getvalue()
     assert client.get("/api/v1/users/me").status_code == 401
+
+
+@on_one_database
+def test_a_validator_is_quoted_and_the_input_is_not(client: httpx2.Client) -> None:
+    sent = dict.fromkeys(Picky.model_fields, "é hunter2") | {"pet": {"kind": "hunter2"}}
+    answer = client.post("/faults/validators", json=sent)
+    assert answer.status_code == 422
+    assert {error["loc"][1]: error["msg"] for error in answer.json()["errors"]} == {
+        "own": "a booking needs a venue, and a time",
+        "asserted": "should be empty",
+        **dict.fromkeys(("builtin", "called", "library", "json_", "encoded"), "Value error"),
+        "zone": "invalid timezone",
+        "time": "Input should be a valid datetime or date",
+        "coded": "Base64 decoding error",
+        "pet": "Input tag found using 'kind' does not match any of the expected tags: 'cat', 'dog'",
+    }
+    assert "hunter2" not in answer.text
 
 
 def subclasses(kind: type[AppError]) -> Iterator[type[AppError]]:

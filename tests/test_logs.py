@@ -23,6 +23,7 @@ from sqlmodel import Session
 
 from app.core import logs
 from app.core.logs import JsonFormatter, LineFormatter
+from app.main import create_app
 from app.users import User
 from tests.conftest import HASHED, PASSWORD, token_of
 from tests.service import NO_TLS, Service, serving
@@ -143,7 +144,7 @@ def test_a_line_stays_one_line(formatter: type[JsonFormatter | LineFormatter], t
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter, LineFormatter])
-def test_what_an_exception_says_is_logged_only_for_debugging(formatter: type[JsonFormatter | LineFormatter]) -> None:
+def test_what_an_exception_says_is_logged_only_where_it_may_be(formatter: type[JsonFormatter | LineFormatter]) -> None:
     def fail() -> None:
         try:
             raise KeyError("hunter2")
@@ -196,10 +197,10 @@ def listening() -> Iterator[io.StringIO]:
 @pytest.fixture(params=[False, True], ids=["as usual", "debugging"])
 def debugged(request: pytest.FixtureRequest, service: Service) -> Iterator[Service]:
     """The same service once more, with and without debugging."""
-    other = Service(service.settings.model_copy(update={"debug": request.param}))
+    other = Service(service.settings.model_copy(update={"debug": request.param, "log_sql": request.param}))
     yield other
     other.stop()
-    logs.configure(level="info", as_json=False, debug=False)
+    logs.configure(**service.settings.logging)
 
 
 def test_no_secret_is_ever_logged(debugged: Service, ada: User) -> None:
@@ -234,6 +235,38 @@ def test_no_secret_is_ever_logged(debugged: Service, ada: User) -> None:
     secrets = (PASSWORD, new, wrong, weak, token, sent[5].json()["access_token"], "argon2", "Bearer", "Basic ")
     assert not [secret for secret in secrets if secret in written]
     assert "authorization" not in written.lower()
+
+
+def test_in_development_polling_is_quiet_and_failures_are_told_in_full(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(service.settings.model_copy(update={"log_sql": True, "mail_sender_enabled": True}))
+
+    @app.get("/fail")
+    async def fail() -> None:
+        raise LookupError("no such venue")
+
+    other = Service(app.state.settings, app)
+    capsys.readouterr()
+    try:
+        for path in ("/health", "/health/ready", "/health/ready/", "/fail"):
+            httpx2.get(f"{other.url}{path}", verify=NO_TLS)
+        app.state.draining = True
+        httpx2.get(f"{other.url}/health/ready", verify=NO_TLS)
+        form = {"username": "ada@example.com", "password": PASSWORD}
+        httpx2.post(f"{other.url}/api/v1/auth/login", data=form, verify=NO_TLS)
+    finally:
+        other.stop()
+        logs.configure(**service.settings.logging)
+    written = capsys.readouterr().err
+    assert re.findall(r"route=(\S+) status=(\d+)", written) == [
+        ("/fail", "500"),
+        ("/health/ready", "503"),
+        ("/api/v1/auth/login", "401"),
+    ]
+    assert "builtins.LookupError: no such venue" in written
+    assert "FROM users" in written
+    assert not re.search("FROM (emails|alembic_version)", written)
 
 
 @on_one_database

@@ -1,5 +1,6 @@
 """The OpenAPI document: committed, complete, and true of what the service answers."""
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ import pytest
 from fastapi import FastAPI, Query
 from fastapi.responses import FileResponse
 from fastapi.routing import iter_route_contexts
+from pydantic import Field as ModelField
 
 from app.api import v1
 from app.api.errors import problems
 from app.core.db import Record
 from app.core.errors import Invalid
-from app.core.fields import Integer
+from app.core.fields import Input, Integer, Line, Text
 from app.main import create_app
 from app.users import User
 from tests.api.test_access import ROWS, api_routes, models_in
@@ -36,7 +38,18 @@ def app() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def document(app: FastAPI) -> Json:
-    return app.openapi()
+    """The document, with each shared response in the place of a reference to it."""
+    document = copy.deepcopy(app.openapi())
+    shared = document["components"].pop("responses")
+    used = set()
+    for _, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if "$ref" in response:
+                name = response["$ref"].removeprefix("#/components/responses/")
+                operation["responses"][status] = shared[name]
+                used.add(name)
+    assert used == set(shared)
+    return document
 
 
 @pytest.fixture
@@ -62,8 +75,8 @@ def references(node: object) -> Iterator[str]:
             yield from references(child)
 
 
-def test_the_committed_document_is_up_to_date(document: Json) -> None:
-    if (ROOT / "app/openapi.json").read_text() != json.dumps(document, indent=2) + "\n":
+def test_the_committed_document_is_up_to_date(app: FastAPI) -> None:
+    if (ROOT / "app/openapi.json").read_text() != json.dumps(app.openapi(), indent=2) + "\n":
         command = f'python -c "{DOCUMENT}" > app/openapi.json'
         pytest.fail(f"app/openapi.json is not what the routes say. If that is meant: {command}")
 
@@ -112,6 +125,88 @@ def test_parameters_say_what_they_are_where_tools_look(document: Json) -> None:
         for parameter in operation.get("parameters", []):
             assert parameter["description"]
             assert "description" not in parameter["schema"]
+
+
+def test_operations_are_summed_up_by_how_their_docstrings_begin(document: Json) -> None:
+    said = {operation["operationId"]: operation for _, _, operation in operations(document)}
+    assert said["create_user"]["summary"] == "Sign up"
+    assert said["login"]["summary"] == "Exchange an email and a password for tokens"
+    for operation in said.values():
+        assert operation["description"].startswith(operation["summary"])
+
+
+def test_the_errors_of_an_operation_are_told_in_a_line_each(document: Json) -> None:
+    for _, _, operation in operations(document):
+        for response in operation["responses"].values():
+            for code, example in response.get("content", {}).get(PROBLEM, {}).get("examples", {}).items():
+                assert f"`{code}`: {example['value']['detail']}" in response["description"].splitlines()
+
+
+def strings(document: Json, node: Json) -> Iterator[Json]:
+    """The strings in what bodies and answers of this schema hold."""
+    if "$ref" in node:
+        yield from strings(document, document["components"]["schemas"][node["$ref"].rpartition("/")[2]])
+    elif "anyOf" in node:
+        given = {"examples": node["examples"]} if "examples" in node else {}
+        for each in node["anyOf"]:
+            yield from strings(document, {**each, **given})
+    elif node.get("type") == "string":
+        yield node
+    for child in (*node.get("properties", {}).values(), *filter(None, [node.get("items")])):
+        yield from strings(document, child)
+
+
+def assert_strings_have_examples(document: Json) -> None:
+    for path, method, operation in operations(document):
+        successes = [response for status, response in operation["responses"].items() if status < "300"]
+        bodies = [operation.get("requestBody", {}), *successes]
+        for content in (content for body in bodies for content in body.get("content", {}).values()):
+            for field in strings(document, content["schema"]):
+                if "pattern" in field and "default" not in field and "const" not in field:
+                    assert field["examples"], f"{method} {path}: give it schema_extra={{'examples': [...]}}: {field}"
+                    least, most = field.get("minLength", 0), field["maxLength"]
+                    for example in field["examples"]:
+                        assert re.search(field["pattern"], example), (method, path, field)
+                        assert least <= len(example) <= most, (method, path, field)
+
+
+def test_no_tool_has_to_make_up_a_string(document: Json) -> None:
+    assert_strings_have_examples(document)
+
+
+class Booking(Input):
+    guest: Line = ModelField(max_length=100)
+    wishes: Text | None = ModelField(default=None, max_length=1000)
+    colour: str = ModelField(pattern="^[a-z-]+$", max_length=20)
+    table: Line = ModelField(default="by the window", max_length=100)
+
+
+def test_the_fields_of_a_product_have_examples_by_themselves() -> None:
+    app = create_app(settings())
+
+    @app.post("/bookings/", tags=["items"])
+    async def create_booking(new: Booking) -> Booking:
+        """Book a table: for tonight, say."""
+        return new
+
+    @app.patch("/bookings/", tags=["items"], summary="Change your mind")
+    async def update_booking(changes: Booking) -> None:
+        """Change a booking."""
+
+    paths = app.openapi()["paths"]["/bookings/"]
+    assert (paths["post"]["summary"], paths["patch"]["summary"]) == ("Book a table", "Change your mind")
+    content = paths["patch"]["requestBody"]["content"]
+    assert {body["example"]["guest"] for body in content.values()} == {"Some words"}
+    assert [list(body["example"]) for body in content.values()] == [["guest"]] * 2
+    assert_strings_have_examples({**app.openapi(), "paths": {"/bookings/": paths}})
+
+
+def test_an_update_is_tried_out_on_one_field(document: Json) -> None:
+    for _, method, operation in operations(document):
+        if method == "patch":
+            for body in operation["requestBody"]["content"].values():
+                (name,) = body["example"]
+                assert name not in ("password", "is_superuser", "is_active")
 
 
 def test_the_example_of_a_422_is_what_a_mistake_gets(

@@ -56,7 +56,7 @@ def test_many_at_once_all_succeed_and_make_one_superuser(empty_url: str, prestar
     [password] = re.findall(r"Password, shown only this once: (\S+)\n", said)
 
     other = "another horse battery"
-    again = prestart(empty_url, FIRST_SUPERUSER_EMAIL=root, FIRST_SUPERUSER_PASSWORD=other)
+    again = prestart(empty_url, FIRST_SUPERUSER_EMAIL=root, FIRST_SUPERUSER_PASSWORD=other, MAIL_URL="smtp://localhost")
     assert (again.wait(60), again.text) == (0, "")
     assert elsewhere(empty_url, migrations.revision) == migrations.head()
     assert [(user.email, user.is_superuser) for user in elsewhere(empty_url, all_users)] == [(root, True)]

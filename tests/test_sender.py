@@ -247,7 +247,8 @@ def test_what_cannot_be_composed_is_given_up_and_holds_up_nothing_else(
 ) -> None:
     def poison(session: Session) -> None:
         for _ in range(5):  # more than one sender sends at a time
-            emails.queue(session, kind, "poison@example.com", **context)
+            session.add(Email(kind=kind, email="poison@example.com", context=context))
+            session.flush()
 
     service.write(poison)
     service.write(queue, ADA, "bob@example.com")

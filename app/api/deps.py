@@ -54,7 +54,10 @@ def _claims(request: Request, settings: Settings) -> Claims | None:
     return claims
 
 
-_TOKENS = "Access tokens are JWTs that follow RFC8725: one algorithm; issuer, audience, purpose and end are checked."
+_TOKENS = (
+    "`username` is your email: sign up first, by `POST /users/`. Access tokens are JWTs that follow RFC8725: one"
+    " algorithm; issuer, audience, purpose and end are checked."
+)
 
 
 class _Bearer(OAuth2PasswordBearer):

@@ -1,7 +1,9 @@
 """Every error, whoever raised it, as application/problem+json (RFC 9457) that repeats nothing of the request."""
 
+import dis
 import json
 import logging
+import sysconfig
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -36,6 +38,9 @@ _OAUTH = {
     503: "temporarily_unavailable",
 }
 
+
+_LIBRARIES = ("<", *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+_RAISE = dis.opmap["RAISE_VARARGS"]
 
 MOST_ERRORS = 20
 _DEEPEST = 32
@@ -182,6 +187,23 @@ def _name(part: str | int) -> str | int:
 
 
 def _message(error: dict[str, Any]) -> str:
-    """pydantic's text, less what a parser adds to it, which quotes what was sent."""
+    """What a validator of the product says, or what pydantic says, without the part that quotes the input."""
     text: str = error["msg"]
-    return text.partition(",")[0] if "error" in error.get("ctx", {}) else text
+    context = error.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, Exception):
+        return (_is_meant(cause) and str(cause)) or text.partition(",")[0]
+    for quoted in (context[name] for name in ("error", "value", "encoding_error") if name in context):
+        text = text.removesuffix("'").removesuffix(str(quoted)).rstrip(" ,:'")
+    return text.replace(f"'{context['tag']}' ", "", 1) if "tag" in context else text
+
+
+def _is_meant(error: Exception) -> bool:
+    """Whether a `raise` of the product made this text: that of `int()` or of a library may quote the input."""
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    return code.co_code[last.tb_lasti] == _RAISE and not code.co_filename.startswith(_LIBRARIES)

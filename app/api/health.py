@@ -2,41 +2,53 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from app.api.calls import Message
 from app.api.deps import Db
 from app.api.errors import problems
-from app.core import migrations
+from app.core import logs, migrations
 from app.core.errors import Unavailable
 
 router = APIRouter(tags=["health"])
+
+
+async def _polled() -> None:
+    logs.polled.set(True)
+
+
+POLLED = [Depends(_polled)]
 
 
 class Health(BaseModel):
     status: Literal["healthy", "live", "ready"]
 
 
-@router.get("/")
-async def read_root() -> Message:
-    """Say hello."""
+@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, where a browser asks"}})
+async def read_root(request: Request, response: Response) -> Message | Response:
+    """Say hello. A browser is led to `/docs`, where there are any."""
+    vary = {"Vary": "Accept"}
+    if request.app.openapi_url and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs", headers=vary)
+    response.headers.update(vary)
     return Message(message="Hello World")
 
 
-@router.get("/health")
+@router.get("/health", dependencies=POLLED)
 async def read_health() -> Health:
     """Tell that the service runs."""
     return Health(status="healthy")
 
 
-@router.get("/health/live")
+@router.get("/health/live", dependencies=POLLED)
 async def read_liveness() -> Health:
     """Tell that the process answers, whatever the state of the database: restart it when it does not."""
     return Health(status="live")
 
 
-@router.get("/health/ready", responses=problems(Unavailable))
+@router.get("/health/ready", dependencies=POLLED, responses=problems(Unavailable))
 async def read_readiness(request: Request, db: Db) -> Health:
     """Tell that the database answers and its schema is up to date: send requests elsewhere when not."""
     if request.app.state.draining:

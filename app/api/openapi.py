@@ -1,5 +1,6 @@
 """The OpenAPI document: FastAPI's own, with the errors that every route really has."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,12 +46,15 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
         for method, operation in operations.items():
             if operation.get("security") == [{OPTIONAL: []}]:
                 operation["security"] = [{BEARER: []}, {}]
+            _summarize(operation)
             _add_parameters(operation)
             _describe(operation)
             _add_problems(operation, components["schemas"])
             if path.endswith(TOKEN_ENDPOINTS):
                 _add_oauth(operation)
             _add_headers(method, operation)
+            if method == "patch":
+                _add_change(operation, components["schemas"])
             if form := operation.get("requestBody", {}).get("content", {}).get(FORM):
                 name = form["schema"]["title"]
                 components["schemas"][name] = form["schema"]
@@ -64,7 +68,14 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
     flow = components["securitySchemes"][BEARER]["flows"]["password"]
     flow |= {"tokenUrl": f"{prefix[1:]}/auth/login", "refreshUrl": f"{prefix[1:]}/auth/refresh"}
     _complete(document)
+    components["responses"] = _share(document["paths"])
     return document
+
+
+def _summarize(operation: dict[str, Any]) -> None:
+    """What its docstring begins with, unless the route has a summary of its own."""
+    if operation["summary"] == operation["operationId"].replace("_", " ").title():  # as FastAPI makes it up
+        operation["summary"] = re.split(r"[.:;]|\s\(", operation.get("description", operation["summary"]))[0]
 
 
 _LATIN_1 = r"^[\t\x20-\x7e\x80-\xff]*$"  # all that a header can hold
@@ -182,9 +193,32 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
             responses[status]["headers"] = {name: HEADERS[name] for name in names}
     if method == "get" and _takes(operation, "if-none-match"):
         responses["304"] = {"description": "Not Modified", "headers": responses["200"]["headers"]}
-    if method == "patch":
-        content = operation["requestBody"]["content"]
-        content["application/merge-patch+json"] = content["application/json"]  # RFC 7396
+
+
+def _add_change(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A merge patch (RFC 7396), with the first field for its example: to try out all of them changes too much."""
+    content = operation["requestBody"]["content"]
+    body = content["application/merge-patch+json"] = content["application/json"]
+    model = schemas[body["schema"]["$ref"].rpartition("/")[2]]
+    for name, field in model["properties"].items():
+        if examples := field.get("examples") or field.get("anyOf", [{}])[0].get("examples"):
+            body["example"] = {name: examples[0]}
+            break
+
+
+def _share(paths: dict[str, Any]) -> dict[str, Any]:
+    """Tell each error in a line; put the responses that several operations have in one place, under their codes."""
+    shared: dict[str, Any] = {}
+    for operation in (operation for operations in paths.values() for operation in operations.values()):
+        for status, response in operation["responses"].items():
+            if examples := _examples(response):
+                said = (f"`{code}`: {example['value']['detail']}" for code, example in examples.items())
+                response["description"] = "\n\n".join(said)
+                name = "".join(code.title().replace("_", "") for code in examples)
+                name += "AtTokenEndpoint" if any("error" in each["value"] for each in examples.values()) else ""
+                if status != "422" and shared.setdefault(name, response) == response:
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+    return shared
 
 
 def _describe(operation: dict[str, Any]) -> None:
@@ -226,6 +260,10 @@ def _complete(node: Any) -> None:
             node["format"] = "int32" if fits else "int64"
         case {"type": "string", "format": str(kind)} if kind in _LENGTHS:
             node.setdefault("maxLength", _LENGTHS[kind])
+        case {"type": "string", "default": str(), "examples": _}:
+            del node["examples"]  # that of the type: the default says more
+        case {"type": "string", "pattern": pattern} if not node.keys() & {"examples", "enum", "const", "default"}:
+            node["examples"] = [text for text in ("some-text", "text", "9") if re.search(pattern, text)][:1]
 
 
 def _takes(operation: dict[str, Any], parameter: str) -> bool:

@@ -83,6 +83,12 @@ class Record(Described, SQLModel):
         return {"version_id_col": table.c.get("version")}
 
 
+@event.listens_for(Record, "before_insert", propagate=True)
+def _not_updated_yet(_mapper: Mapper[Any], _connection: Connection, row: Record) -> None:
+    if "updated_at" not in row.model_fields_set:
+        row.updated_at = row.created_at
+
+
 def build(model: type[M], values: Iterable[tuple[Any, Any]]) -> M:
     """A model of these values, as the database holds them: `model_construct` of all fields, in a fifth of the time."""
     built = object.__new__(model)

@@ -43,6 +43,11 @@ class InvalidToken(Unauthorized):
     detail = "Could not validate credentials"
     headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        if detail:
+            self.headers = {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{detail}"'}
+
 
 class Forbidden(AppError):
     status = 403

@@ -31,10 +31,13 @@ from sqlmodel import SQLModel
 _CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd"
 _LINE_BREAKS_AND_BIDI = r"\t\n\r\u2028\u2029\u202a-\u202e\u2066-\u2069"
 
-Text = Annotated[str, Field(pattern=f"^[^{_CONTROLS}]*$")]
+# Without an example, Swagger UI makes up noise that fits the pattern. A field may have a better one of its own.
+_EXAMPLES = ["Some words"]
+
+Text = Annotated[str, Field(pattern=f"^[^{_CONTROLS}]*$", examples=_EXAMPLES)]
 """Text of several lines."""
 
-Line = Annotated[str, Field(pattern=f"^[^{_CONTROLS}{_LINE_BREAKS_AND_BIDI}]*$")]
+Line = Annotated[str, Field(pattern=f"^[^{_CONTROLS}{_LINE_BREAKS_AND_BIDI}]*$", examples=_EXAMPLES)]
 """Text that is shown on one line, or put into a header."""
 
 
@@ -89,6 +92,7 @@ def _bounded(least: int, most: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+_PASSWORDS = ["correct horse battery"]
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
@@ -103,12 +107,16 @@ def _given_password_schema(schema: dict[str, Any]) -> None:
 # 1,024 bounds the work of normalising; the limit that counts is on what comes out of it.
 Password = Annotated[
     SecretStr,
-    Field(max_length=1024, json_schema_extra=_password_schema, examples=["correct horse battery"]),
+    Field(max_length=1024, json_schema_extra=_password_schema, examples=_PASSWORDS),
     _bounded(8, 128),
 ]
 """A password to be set: 8 to 128 characters after NFKC."""
 
-GivenPassword = Annotated[SecretStr, Field(max_length=1024, json_schema_extra=_given_password_schema), _bounded(0, 128)]
+GivenPassword = Annotated[
+    SecretStr,
+    Field(max_length=1024, json_schema_extra=_given_password_schema, examples=_PASSWORDS),
+    _bounded(0, 128),
+]
 """A password to be checked: whatever was once accepted as one."""
 
 

@@ -12,6 +12,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being answered, for every record made meanwhile."""
 
 
+polled: ContextVar[bool] = ContextVar("polled", default=False)
+"""Whether what is done now is done again and again, so that in development it is logged only if it fails."""
+
 _security = logging.getLogger("app.security")
 
 
@@ -30,7 +33,7 @@ class _Formatter(logging.Formatter):
         return {"message": record.getMessage(), **extra, "request_id": request_id.get()}
 
     def trace(self, record: logging.LogRecord) -> str | None:
-        """Where exceptions came from. What they say quotes rows and requests, so it is logged only for debugging."""
+        """Where exceptions came from. What they say quotes rows and requests: it is logged in development only."""
         error = record.exc_info[1] if record.exc_info else None
         lines: list[str] = []
         seen: set[int] = set()
@@ -70,14 +73,25 @@ class LineFormatter(_Formatter):
         return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<8} {escaped}"
 
 
-def configure(*, level: str, as_json: bool, debug: bool) -> None:
-    """Send all logging, that of uvicorn and SQLAlchemy included, through one handler to standard error."""
+def _is_news(record: logging.LogRecord) -> bool:
+    status: int = getattr(record, "data", {}).get("status", 0)
+    return not polled.get() or record.levelno >= logging.WARNING or status >= 400
+
+
+def configure(*, level: str, production: bool, sql: bool) -> None:
+    """Send all logging, that of uvicorn and SQLAlchemy included, through one handler to standard error.
+
+    Development has lines for people, with what exceptions say; production has JSON without it.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(texts=debug) if as_json else LineFormatter(texts=debug))
-    logging.basicConfig(level=logging.DEBUG if debug else level.upper(), handlers=[handler], force=True)
+    handler.setFormatter(JsonFormatter(texts=False) if production else LineFormatter(texts=True))
+    if not production:
+        handler.addFilter(_is_news)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"  # the access log is ours: it has no query strings in it
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO if debug else logging.WARNING)
+    for name in ("asyncio", "alembic.runtime.plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO if sql else logging.WARNING)

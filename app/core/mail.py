@@ -19,7 +19,7 @@ from uuid import UUID
 
 import aiosmtplib
 from email_validator import validate_email
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, select_autoescape
 
 from app.core.fields import canonical_email
 
@@ -84,6 +84,15 @@ class Transport(Protocol):
         """Hand it over. Raises Rejected, Malformed; OSError or aiosmtplib.SMTPException where a later try may do."""
 
 
+def render(kind: str, content: Mapping[str, Any], app_name: str) -> list[str]:
+    """Subject, text and HTML of a message. Raises LookupError for a missing template, UndefinedError for a value."""
+    parts = ("subject.txt", "body.txt", "body.html")
+    try:
+        return [_templates.get_template(f"{kind}/{part}").render(content, app_name=app_name) for part in parts]
+    except TemplateNotFound as error:  # an OSError, which a unit of work takes for one of the database
+        raise LookupError(f"app/templates has no {error.name}") from error
+
+
 def compose(
     kind: str, content: Mapping[str, Any], sender: tuple[str, str], recipient: str, *, key: UUID, date: datetime
 ) -> Message:
@@ -91,10 +100,7 @@ def compose(
 
     It comes from the app of this name at this address (`sender`); `key` makes the Message-ID. Raises Malformed.
     """
-    subject, text, html = (
-        _templates.get_template(f"{kind}/{part}").render(content, app_name=sender[0])
-        for part in ("subject.txt", "body.txt", "body.html")
-    )
+    subject, text, html = render(kind, content, sender[0])
     # Lines of any length that SMTP can take, so that links are not broken in the text.
     body = EmailMessage(SMTP.clone(max_line_length=998))
     try:

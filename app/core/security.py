@@ -260,7 +260,9 @@ def decode_token(token: str, purpose: Purpose, *, keys: tuple[str, ...], algorit
     InvalidToken (RFC 8725)."""
     claims = _signed_claims(token, purpose, ISSUER, keys, algorithm)
     now, leeway = time.time(), LEEWAY.total_seconds()
-    if claims.exp <= now - leeway or claims.iat > now + leeway:
+    if claims.exp <= now - leeway:
+        raise InvalidToken("The access token has expired: log in again")
+    if claims.iat > now + leeway:
         raise InvalidToken
     return claims
 

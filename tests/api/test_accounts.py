@@ -549,6 +549,7 @@ def test_where_verification_is_required_signing_up_does_not_tell_who_is_known(st
         return answer.status_code, list(answer.headers), list(answer.json()), body, set(varied)
 
     assert known.status_code == 201
+    assert known.json()["created_at"] == known.json()["updated_at"]
     assert form(known) == form(unknown)
     with client_at(strict.url) as client:  # nor does it to log in then
         told = [log_in(client, email, NEW) for email in (ada.email, "eve@example.com")]

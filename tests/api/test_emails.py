@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
+from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 from sqlmodel import Session, col, select
 
 from app import emails
+from app.core import mail
 from app.emails import Email
 from app.users import User
 from tests.conftest import Mailbox, on_sqlite, outcome
@@ -220,4 +225,54 @@ def test_what_was_to_be_sent_to_a_user_goes_with_them(
     assert len(mailbox.messages(bob.email)) == 4
     assert {email.email for email in stored(service)} == {bob.email}
     assert client_of(bob).delete("/api/v1/users/me").status_code == 204
+    assert stored(service) == []
+
+
+@pytest.fixture
+def booking_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind of message that a product adds: three files in app/templates/booking."""
+    files = {
+        "booking/subject.txt": "Your booking at {{ app_name }}",
+        "booking/body.txt": "{{ day }} | {{ starts_at }} | {{ id }} | {{ lines[0].price }}",
+        "booking/body.html": '{% extends "base.html" %}{% block content %}<p>{{ day }}</p>{% endblock %}',
+    }
+    known = mail._templates.loader
+    assert known
+    monkeypatch.setattr(mail._templates, "loader", ChoiceLoader([DictLoader(files), known]))
+
+
+BOOKING = {
+    "day": date(2026, 11, 25),
+    "starts_at": datetime(2026, 11, 25, 17, 30, tzinfo=UTC),
+    "id": UUID("019b76da-a800-7000-8000-0000facade00"),
+    "lines": [{"price": Decimal("12.50")}],
+}
+
+
+@pytest.mark.usefixtures("booking_templates")
+def test_a_kind_of_ones_own_is_sent_with_dates_ids_and_amounts(service: Service, mailbox: Mailbox, ada: User) -> None:
+    service.write(emails.queue, "booking", ada.email, ada.id, **BOOKING)
+    (message,) = mailbox.messages(ada.email)
+    text = message.get_body(("plain",))
+    assert text
+    assert message["Subject"] == "Your booking at Onefold"
+    assert text.get_content() == f"2026-11-25 | 2026-11-25 17:30:00+00:00 | {BOOKING['id']} | 12.50\r\n"
+
+
+@on_sqlite
+@pytest.mark.usefixtures("booking_templates")
+@pytest.mark.parametrize(
+    ("kind", "context", "error"),
+    [
+        ("bookings", BOOKING, LookupError),
+        ("booking", {"day": "today"}, UndefinedError),
+        ("booking", BOOKING | {"day": object()}, TypeError),
+    ],
+    ids=["no template", "a value that is missing", "a value that is no text"],
+)
+def test_what_could_not_be_sent_is_refused_when_it_is_queued(
+    service: Service, kind: str, context: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        service.write(emails.queue, kind, "ada@example.com", **context)
     assert stored(service) == []

@@ -45,6 +45,7 @@ def test_an_item_is_created_read_changed_and_deleted(client_of: Clients, ada: Us
     assert created.status_code == 201
     item = created.json()
     assert list(item) == ["id", "created_at", "updated_at", "title", "description", "owner_id"]
+    assert item["updated_at"] == item["created_at"]
     assert (item["title"], item["description"], item["owner_id"]) == ("Notes", None, str(ada.id))
 
     assert client.get(f"/api/v1/items/{item['id']}").json() == item

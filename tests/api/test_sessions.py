@@ -489,6 +489,29 @@ def test_what_changes_no_password_ends_no_session(
     assert_good(client, tokens)
 
 
+def test_to_set_the_same_password_again_changes_nothing(
+    client: httpx2.Client,
+    client_of: Clients,
+    root: User,
+    ada: User,
+    mailbox: Mailbox,
+    verifications: list[bool],
+) -> None:
+    tokens = log_in(client, ada)
+    before = client.get(ME, headers=bearer(tokens))
+    same = {"password": PASSWORD, "current_password": PASSWORD}
+    verifications.clear()
+    mine = client.patch(ME, json=same, headers=bearer(tokens))
+    theirs = client_of(root).patch(f"/api/v1/users/{ada.id}", json={"password": PASSWORD})
+    assert (mine.status_code, theirs.status_code, verifications) == (200, 200, [True, True])
+    after = client.get(ME, headers=bearer(tokens))
+    assert (after.json(), after.headers["ETag"]) == (before.json(), before.headers["ETag"])
+    assert mailbox.messages() == []
+    assert_good(client, tokens)
+    wrong = {"password": PASSWORD, "current_password": "not the one"}
+    assert outcome(client.patch(ME, json=wrong, headers=bearer(tokens))) == (400, "incorrect_password")
+
+
 def _patch(**changes: Any) -> Callable[[httpx2.Client, User], httpx2.Response]:
     return lambda client, user: client.patch(f"/api/v1/users/{user.id}", json=changes)
 

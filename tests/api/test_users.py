@@ -113,7 +113,7 @@ def test_who_signs_up_gets_the_public_fields_in_their_declared_order(client: htt
     assert user == {
         "id": user["id"],
         "created_at": user["created_at"],
-        "updated_at": user["updated_at"],
+        "updated_at": user["created_at"],
         "email": "carol@example.com",
         "full_name": "Carol Shaw",
         "is_active": True,
