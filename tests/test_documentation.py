@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +60,7 @@ PREPARE, SERVE, MIGRATE, HISTORY = blocks("docs/deployment.md")
 def copy(tmp_path: Path) -> Path:
     """A copy of the project, with what is installed here as its `.venv`."""
     path = tmp_path / "copy"
-    unwanted = shutil.ignore_patterns(".*_cache", ".git", ".venv", ".env", "data", "node_modules")
+    unwanted = shutil.ignore_patterns(".git", ".venv", ".env", "data", "node_modules", ".pytest_cache")
     shutil.copytree(ROOT, path, ignore=unwanted)
     (path / ".venv").mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
@@ -72,9 +71,10 @@ def copy(tmp_path: Path) -> Path:
     return path
 
 
-def settings_of_this_process(database_url: str, **values: str) -> dict[str, str]:
-    """The environment for commands of the documentation: pip may look at what is installed, and fetch nothing."""
-    return environment(database_url, PATH=BIN, PIP_NO_INDEX="1", PIP_DISABLE_PIP_VERSION_CHECK="1", **values)
+def newcomer(**values: str) -> dict[str, str]:
+    """The environment of somebody who has set nothing. pip may look at what is installed, and fetch nothing."""
+    unset = {name: value for name, value in environment("").items() if name.lower() not in Settings.model_fields}
+    return unset | {"PATH": BIN, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | values
 
 
 @pytest.mark.slow
@@ -82,8 +82,7 @@ def test_the_tour_and_the_examples_run_on_what_the_first_command_starts(copy: Pa
     start, test = (shlex.split(line, comments=True) for line in COMMANDS.source.splitlines())
     assert os.access(copy / test[0], os.X_OK)
     port = free_port()
-    defaults = settings_of_this_process("", SECRET_KEY="", PORT=str(port), MAIL_SENDER_ENABLED="true")
-    process = Process(start, defaults, tmp_path / "log", copy)
+    process = Process(start, newcomer(PORT=str(port)), tmp_path / "log", copy)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_answered(f"{url}/health/live", process, 60)
@@ -108,7 +107,7 @@ def test_a_deployment_starts_as_documented(copy: Path, empty_url: str, tmp_path:
     port = free_port()
     script = f"{PREPARE.source}\n{SERVE.source.rstrip()} --port {port}".replace("\nuvicorn", "\nexec uvicorn")
     script = re.sub(r"postgresql://\S+", empty_url, script).replace("0.0.0.0", "127.0.0.1")
-    process = Process([*BASH, script], settings_of_this_process(""), tmp_path / "log", copy)
+    process = Process([*BASH, script], newcomer(), tmp_path / "log", copy)
     try:
         wait_until_answered(f"http://127.0.0.1:{port}/health/live", process, 120)
         assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
@@ -154,12 +153,10 @@ def type_into(root: Path, block: Block) -> str:
 
 
 @pytest.mark.slow
-def test_an_entity_grows_by_the_recipes(
-    copy: Path, make_database: Callable[[str], str], postgresql_url: str | None
-) -> None:
+def test_an_entity_grows_by_the_recipes(copy: Path, postgresql_url: str | None) -> None:
     ada = {f"GIT_{role}_{name}": "ada@example.com" for role in ("AUTHOR", "COMMITTER") for name in ("NAME", "EMAIL")}
     server = {"TEST_DATABASE_URL": postgresql_url} if postgresql_url else {}
-    here: dict[str, Any] = {"cwd": copy, "env": settings_of_this_process(make_database("sqlite"), **ada, **server)}
+    here: dict[str, Any] = {"cwd": copy, "env": newcomer(**ada, **server)}
 
     def execute(script: str) -> str:
         run(*BASH, "git add --all && git commit --quiet --message 'So far'", **here)
@@ -179,6 +176,7 @@ def test_an_entity_grows_by_the_recipes(
     assert "(head)" in execute(HISTORY.source)
     run("ruff", "check", *code, **here)
     run("ruff", "format", "--check", *code, **here)
+    run("mypy", *code, **here)
     tests = [path for path in code if path.startswith("tests/")]
     out = run(sys.executable, "-m", "pytest", "-q", *tests, "tests/test_architecture.py", **here)
     assert " passed" in out
