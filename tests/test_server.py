@@ -351,5 +351,5 @@ def test_a_websocket_is_refused_and_the_service_goes_on(migrated_url: str, tmp_p
         assert "Traceback" not in process.text
 
 
-def test_the_readme_starts_the_service_as_the_script_does() -> None:
-    assert " ".join(production()[1:]) in (ROOT / "README.md").read_text()
+def test_the_documentation_starts_the_service_as_the_script_does() -> None:
+    assert " ".join(production()[1:]) in (ROOT / "docs/deployment.md").read_text()
