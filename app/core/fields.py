@@ -1,9 +1,10 @@
 """The strings that a client may send: one type each, so that every place that takes one refuses the same."""
 
+import json
 import re
 import unicodedata
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Annotated, Any
 
 from email_validator import EmailSyntaxError, validate_email
@@ -136,6 +137,31 @@ def _written_out(value: Any) -> Any:
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_utc)]
 """A time with its offset (RFC 3339), as UTC."""
+
+
+def _without_offset(value: time) -> time:
+    if value.tzinfo:
+        raise PydanticCustomError("time_offset", "Input should be a time without an offset")
+    return value
+
+
+Clock = Annotated[time, AfterValidator(_without_offset)]
+"""A time of day, as a clock on the wall shows it."""
+
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        text = ""
+    if not 0 < len(text) <= 10_000 or "\\u0000" in text:
+        raise PydanticCustomError("json_object", "Input should be a JSON object of at most 10000 characters")
+    return value
+
+
+Json = Annotated[dict[str, Any], AfterValidator(_json)]
+"""A JSON object of at most 10,000 characters that both databases store: no NUL, no lone surrogates, no NaN."""
 
 
 def _decimal(value: Any) -> Any:
