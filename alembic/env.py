@@ -39,7 +39,7 @@ def render(kind: str, obj: Any, _autogen: AutogenContext) -> str | Literal[False
     if kind == "server_default" and isinstance(text := getattr(obj, "arg", None), sa.TextClause):
         literal = re.fullmatch(r"\(?('.*'|[\w.-]+)(::[\w ]+|\))", text.text)
         return f"sa.text({literal[1] if literal else text.text!r})"
-    if kind == "check":
+    if kind == "check" and not obj._type_bound:  # what comes with an enum is made by its type
         return f"sa.CheckConstraint({portable(obj.sqltext)!r}, name=op.f({obj.name!r}))"
     return False
 

@@ -203,9 +203,10 @@ def check(one: str, many: str, fields: list[Field]) -> None:
         raise Refused(f"{one}: at least one field must not be a reference")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Refused(f"{twice!r} is given twice")
-    taken = [path for path in (f"app/{many}", *render(one, many, fields)) if (ROOT / path).exists()]
+    modules = [f"app/{name}{end}" for name in (one, many) for end in ("", ".py")]
+    taken = [path for path in (*modules, *render(one, many, fields)) if (ROOT / path).exists()]
     if taken or any(f'__tablename__ = "{many}"' in path.read_text() for path in (ROOT / "app").rglob("*.py")):
-        raise Refused(f"{many!r} is taken{': there is ' if taken else ' by a table'}{''.join(taken[:1])}")
+        raise Refused(f"{one!r} is taken: there is {taken[0] if taken else f'a table {many}'}")
     words = set().union(*map(identifiers, render("sample", "samples", fields).values()))
     class_name = "".join(map(str.capitalize, one.split("_")))
     if used := words & {one, many, one.upper(), class_name, *(f"{class_name}{part}" for part in PARTS)}:
@@ -258,7 +259,7 @@ def write(one: str, many: str, fields: list[Field]) -> list[str]:
         print("Making the OpenAPI document", flush=True)
         (copy / "app/openapi.json").write_text(python("-c", DOCUMENT))
         paths.append("app/openapi.json")
-        move(copy, paths)
+        move(paths, copy, ROOT)
     return paths
 
 
@@ -272,25 +273,34 @@ def enlist(listing: Path, many: str) -> None:
     listing.write_text(f"{head}\nfrom app.api.v1 import {many}\n{found}{domains}, {many}{end}{rest}")
 
 
-def move(copy: Path, paths: list[str]) -> None:
-    before = {path: (ROOT / path).read_bytes() if (ROOT / path).exists() else None for path in paths}
+def move(paths: list[str], source: Path, target: Path) -> None:
+    """Copy these files: all or none."""
+    before = {path: (target / path).read_bytes() if (target / path).exists() else None for path in paths}
     try:
         for path in paths:
-            shutil.copyfile(copy / path, ROOT / path)
+            shutil.copyfile(source / path, target / path)
     except BaseException:
         for path, content in before.items():
-            (ROOT / path).unlink(missing_ok=True) if content is None else (ROOT / path).write_bytes(content)
+            if content is None:
+                (target / path).unlink(missing_ok=True)
+            else:
+                (target / path).write_bytes(content)
         raise
+
+
+def plan(arguments: list[str]) -> tuple[str, str, list[Field]]:
+    """The singular, the plural and the fields of what is asked for, if it can be added as it is (else Refused)."""
+    one, many = forms(arguments[0])
+    fields = [field(each, one) for each in arguments[1:]]
+    check(one, many, fields)
+    return one, many, fields
 
 
 def main(arguments: list[str]) -> None:
     if len(arguments) < 2:
         sys.exit(USAGE.format(types=", ".join(TYPES)))
     try:
-        one, many = forms(arguments[0])
-        fields = [field(each, one) for each in arguments[1:]]
-        check(one, many, fields)
-        paths = write(one, many, fields)
+        paths = write(*plan(arguments))
     except Refused as error:
         sys.exit(f"new.sh: {error}")
     print("Written:", *paths, sep="\n  ")

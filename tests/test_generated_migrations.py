@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Enum, Index, String, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from app.core import search
@@ -49,6 +49,7 @@ COLUMNS = """
     code: str
     about: str | None = Field(default=None, sa_type=Text)
     status: str = Field(default="open", sa_type=String(6), sa_column_kwargs={"server_default": text("'open'")})
+    mood: str = Field(sa_type=Enum("good", "bad", name="mood", native_enum=False, create_constraint=True))
     number: int
     large: int = Field(sa_type=BigInteger)
     share: float

@@ -64,7 +64,7 @@ def _normal(part: Any) -> Any:
         else:
             parts[-1] += f" {word}"
     head, first = parts[0].split("(", 1)
-    return head, *sorted([first, *parts[1:-1], parts[-1].rstrip(" )")])
+    return head, *sorted([first, *parts[1:-1], parts[-1].removesuffix(" )")])
 
 
 def create_all(session: Session, metadata: sa.MetaData) -> None:
