@@ -103,8 +103,8 @@ def forms(given: str) -> tuple[str, str]:
     one, _, many = given.partition("/")
     many = many or plural(one)
     for each in (one, many):
-        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", each) or len(each) > 30:
-            raise Refused(f"{each!r} is not a name: at most 30 of a-z, 0-9 and _, such as work_order")
+        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", each) or len(each) > 22:
+            raise Refused(f"{each!r} is not a name: at most 22 of a-z, 0-9 and _, such as work_order")
         if keyword.iskeyword(each) or each in SQL - {one}:
             raise Refused(f"{each!r} is a reserved word of Python or SQL: choose another name")
     if one == many:
@@ -189,6 +189,7 @@ def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
         "many_words": many.replace("_", " "),
         "fields": fields,
         "references": [each for each in fields if each.table],
+        "owned": [each for each in fields if each.has_owner],
         "searched": [each.name for each in fields if each.is_searched],
         "keys": ["created_at", "updated_at", *[each.name for each in fields if each.is_sort_key][:1]],
     }
