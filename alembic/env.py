@@ -1,13 +1,25 @@
 """Runs migrations, on either database, each in a transaction of its own."""
 
 import asyncio
+import re
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import (
+    CreateCheckConstraintOp,
+    CreateIndexOp,
+    DropIndexOp,
+    DropTableOp,
+    MigrateOperation,
+    MigrationScript,
+    ModifyTableOps,
+)
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
@@ -16,14 +28,60 @@ from alembic import context
 from app.config import get_settings
 from app.core.db import create_file, make_engine
 
+PARTICULAR = (postgresql.JSONB, postgresql.ARRAY, postgresql.ENUM, postgresql.TSVECTOR)
+"""Types that are only PostgreSQL's, for who decides to have them."""
+
 
 def render(kind: str, obj: Any, _autogen: AutogenContext) -> str | Literal[False]:
-    """Plain SQLAlchemy types, so that old migrations do not depend on what SQLModel becomes."""
-    if kind == "type" and isinstance(obj, AutoString):
-        return f"sa.String({obj.impl.length or ''})" if isinstance(obj.impl, sa.String) else False
-    if kind == "type" and isinstance(obj, UTCDateTime):
-        return "sa.DateTime(timezone=True)"
+    """What both databases understand, also in a downgrade, which takes it from the one that it is generated on."""
+    if kind == "type" and isinstance(obj, TypeEngine):
+        return render_type(obj)
+    if kind == "server_default" and isinstance(text := getattr(obj, "arg", None), sa.TextClause):
+        literal = re.fullmatch(r"\(?('.*'|[\w.-]+)(::[\w ]+|\))", text.text)
+        return f"sa.text({literal[1] if literal else text.text!r})"
+    if kind == "check" and not obj._type_bound:  # what comes with an enum is made by its type
+        return f"sa.CheckConstraint({portable(obj.sqltext)!r}, name=op.f({obj.name!r}))"
     return False
+
+
+def portable(condition: object) -> str:
+    """A condition as it was written, without what PostgreSQL makes of it: `status IN ('open', 'closed')`."""
+    plain = re.sub(r"::(text|character varying)(\[\])?", "", str(condition))
+    return re.sub(r"= ANY \(ARRAY\[(.*?)\]\)", r"IN (\1)", plain)
+
+
+def render_type(kind: TypeEngine[Any]) -> str | Literal[False]:
+    """Plain SQLAlchemy types, so that old migrations do not depend on what SQLModel becomes."""
+    if isinstance(kind, AutoString) and isinstance(kind.impl, sa.String):
+        kind = kind.impl
+    if isinstance(kind, UTCDateTime | sa.DATETIME):
+        return "sa.DateTime(timezone=True)"
+    if isinstance(kind, sa.DOUBLE_PRECISION):  # as PostgreSQL keeps it
+        return "sa.Float()"
+    if isinstance(kind, sa.CHAR) and kind.length == 32:  # as SQLite keeps it
+        return "sa.Uuid()"
+    if isinstance(kind, sa.JSON) and not isinstance(kind, postgresql.JSONB):
+        return "sa.JSON()"
+    if isinstance(kind, sa.String) and not isinstance(kind, sa.Text | sa.Enum):
+        return f"sa.String({kind.length or ''})"
+    if type(kind).__name__.isupper() and not isinstance(kind, PARTICULAR):
+        return f"sa.{kind.as_generic()!r}"
+    return False
+
+
+def tidy(_context: MigrationContext, _revision: object, directives: list[MigrationScript]) -> None:
+    """Indexes are made without a batch, and go with their table without being dropped."""
+    for half in [half for script in directives for half in (script.upgrade_ops, script.downgrade_ops) if half]:
+        dropped = {op.table_name for op in half.ops if isinstance(op, DropTableOp)}
+        kept: list[MigrateOperation] = []
+        for op in half.ops:
+            inner = op.ops if isinstance(op, ModifyTableOps) else [op]
+            indexes = [each for each in inner if isinstance(each, CreateIndexOp | DropIndexOp)]
+            for check in [each for each in inner if isinstance(each, CreateCheckConstraintOp)]:
+                check.condition = portable(check.condition)
+            only_indexes = len(indexes) == len(inner)
+            kept += [each for each in indexes if each.table_name not in dropped] if only_indexes else [op]
+        half.ops = kept
 
 
 def migrate(connection: Connection) -> None:
@@ -37,8 +95,10 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
-        render_as_batch=is_sqlite,
+        render_as_batch=True,  # as SQLite needs it, wherever it is generated
         render_item=render,
+        process_revision_directives=tidy,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         compare_server_default=True,
         transactional_ddl=True,
         transaction_per_migration=True,

@@ -1,9 +1,17 @@
-"""${message}
+<%!
+import re
+
+
+def tidy(commands):
+    return re.sub("    # ###.*\n|# ###.*\n *", "", f"{commands}\n").rstrip() or "pass"
+%>\
+"""${message[:1].upper()}${message[1:].rstrip(".")}.
 
 Revision: ${up_revision}, after ${down_revision or "nothing"}
 """
 
 import sqlalchemy as sa
+
 from alembic import op
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
@@ -13,8 +21,8 @@ depends_on = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    ${tidy(upgrades)}
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    ${tidy(downgrades)}

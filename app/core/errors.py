@@ -1,6 +1,7 @@
 """What can go wrong, as data: each error carries the status, code and text it is answered with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -116,6 +117,16 @@ class Invalid(AppError):
     def __init__(self, *fields: dict[str, Any]) -> None:
         super().__init__()
         self.errors = list(fields)
+
+
+@contextmanager
+def referring(field: str) -> Iterator[None]:
+    """What is not found within is what this field of the body refers to (Invalid)."""
+    try:
+        yield
+    except NotFound:
+        msg = "Input should be the id of a resource that you may see"
+        raise Invalid({"loc": ["body", field], "msg": msg, "type": "reference"}) from None
 
 
 class HeadersTooLarge(AppError):

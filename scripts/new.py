@@ -1,0 +1,312 @@
+"""Writes a new entity into the project: domain, routes, test, migration, its lines in the list and in the document."""
+
+import ast
+import json
+import keyword
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
+from sqlmodel import SQLModel
+
+ROOT = Path(__file__).parent.parent
+USAGE = """usage: ./scripts/new.sh NAME FIELD:TYPE ...
+
+  ./scripts/new.sh booking starts_at:Instant 'ends_at:Instant?' price:Decimal 'status:open|closed' venue:venues
+
+NAME is the singular, such as booking or work_order; where the plural has no rule, give both: person/people.
+TYPE is {types},
+or the values of an enum (in quotes, for the shell), or a table that the field refers to. `?` makes it nullable."""
+DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
+LISTING = "app/api/v1/__init__.py"
+PARTS = ("Base", "Create", "Update", "Public", "Page")
+MOST = 63
+"""The longest name that PostgreSQL takes, in characters."""
+
+
+class Refused(Exception):
+    """Why this cannot be written, in one line."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the entity: its Python type and arguments, and JSON values, two that are valid and one that is not."""
+
+    type: str
+    limits: str = ""
+    column: str = ""
+    valid: Any = None
+    other: Any = None
+    invalid: Any = None
+    has_example: bool = True
+    is_sort_key: bool = False
+    is_searched: bool = False
+    name: str = ""
+    nullable: bool = False
+    values: tuple[str, ...] = ()
+    table: str = ""
+    key: str = ""
+    has_owner: bool = False
+
+    @property
+    def base(self) -> str:
+        example = f'schema_extra={{"examples": [{json_source(self.valid)}]}}' if self.has_example else ""
+        return self._source("Field", self.limits, self.column, example)
+
+    @property
+    def update(self) -> str:
+        return self._source("Field" if self.nullable else "omittable", self.limits)
+
+    def _source(self, call: str, *arguments: str) -> str:
+        given = ", ".join(filter(None, ("default=None" if self.nullable else "", *arguments)))
+        assigned = f" = {call}({given})" if given or call == "omittable" else ""
+        return f"{self.name}: {self.type}{' | None' if self.nullable else ''}{assigned}"
+
+
+def json_source(value: Any) -> str:
+    """A JSON value as Python writes it, with double quotes."""
+    return str(value) if value is None or isinstance(value, bool) else json.dumps(value)
+
+
+UUID = "019b76da-a800-7000-8000-0000facade0{}"
+INTEGER = Field("Integer", "ge=-2_147_483_648, le=2_147_483_647", "", 1, 2, 2**31)
+TYPES = {
+    "Line": Field("Line", "min_length=1, max_length=255", invalid="", is_sort_key=True, is_searched=True),
+    "Text": Field("Text", "min_length=1, max_length=2000", invalid="", is_searched=True),
+    "Email": Field("Email", "max_length=254", "", "ada@example.com", "bob@example.com", "ada", False, True),
+    "int": INTEGER,
+    "Integer": INTEGER,
+    "Decimal": Field("Decimal", "max_digits=12, decimal_places=2", "", "9.50", "10.00", "0.001"),
+    "bool": Field("StrictBool", "", "", True, False, "maybe", False),
+    "date": Field("date", "", "", "2026-01-31", "2026-02-28", "2026-02-30"),
+    "time": Field("Clock", "", "", "09:30:00", "17:00:00", "09:30:00Z"),
+    "Instant": Field("Instant", "", "", "2026-01-31T09:30:00Z", "2026-02-28T17:00:00Z", "2026-01-31T09:30:00"),
+    "uuid": Field("Id", "", "", UUID.format(1), UUID.format(2), "1"),
+    "json": Field("Json", "", "sa_type=JSON(none_as_null=True)", {"colour": "red"}, {"colour": "blue"}, "red"),
+}
+RESERVED = {"cls", "self", "id", "created_at", "updated_at", "owner_id", "version", "search", *keyword.kwlist}
+SQL = RESERVED_WORDS | SQLiteIdentifierPreparer.reserved_words
+
+
+def forms(given: str) -> tuple[str, str]:
+    """The singular and the plural of an entity."""
+    one, _, many = given.partition("/")
+    many = many or plural(one)
+    for each in (one, many):
+        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", each) or len(each) > 22:
+            raise Refused(f"{each!r} is not a name: at most 22 of a-z, 0-9 and _, such as work_order")
+        if keyword.iskeyword(each) or each in SQL - {one}:
+            raise Refused(f"{each!r} is a reserved word of Python or SQL: choose another name")
+    if one == many:
+        raise Refused(f"the plural of {one!r} must differ from it: give both, such as person/people")
+    return one, many
+
+
+def plural(one: str) -> str:
+    if re.search(r"([^s]s|z|fe?|child|person|foot|tooth|mouse|goose|\b(wo)?man)$", one.replace("_", " ")):
+        raise Refused(f"the plural of {one!r} follows no rule: give the singular and the plural, such as person/people")
+    if re.search("[^aeiou]y$", one):
+        return f"{one[:-1]}ies"
+    return f"{one}es" if re.search("(s|x|ch|sh)$", one) else f"{one}s"
+
+
+def field(given: str, one: str) -> Field:
+    """A field as it is given: `name:type`, with `?` where it is nullable."""
+    name, _, kind = given.partition(":")
+    kind, nullable = kind.removesuffix("?"), kind.endswith("?")
+    words = name.replace("_", " ")
+    if found := TYPES.get(kind):
+        made = found
+        if found.valid is None:  # text
+            made = replace(found, valid=f"{words.capitalize()} of {an(one)}", other=f"Another {words}")
+    elif re.fullmatch(r"[A-Za-z0-9_-]+(\|[A-Za-z0-9_-]+)+", kind):
+        values = tuple(kind.split("|"))
+        made = Field("".join(map(str.capitalize, name.split("_"))), "", f"sa_type=String({max(map(len, values))})")
+        made = replace(made, valid=values[0], other=values[1], invalid="?", has_example=False, values=values)
+        if len(set(values)) < len(values):
+            raise Refused(f"{given}: has a value twice")
+    elif kind and (ROOT / f"app/{kind}.py").exists():
+        name, made = f"{name.removesuffix('_id')}_id", reference(given, kind, nullable)
+    else:
+        tables = " ".join(sorted(path.stem for path in (ROOT / "app").glob("*.py") if getter(path.stem)))
+        raise Refused(f"{given}: no such type; there are {' '.join(TYPES)}, 'open|closed', and the tables {tables}")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise Refused(f"{given}: {name!r} is not a name: a-z, 0-9 and _, such as starts_at")
+    if name in RESERVED or name in SQL or hasattr(SQLModel, name) or name in {each.type for each in TYPES.values()}:
+        raise Refused(f"{given}: {name!r} is a reserved name (of Python, SQL, SQLModel or each entity): choose another")
+    if made.type == "Instant" and name.endswith("_at") and not nullable:  # the keys that cursors take for times
+        made = replace(made, is_sort_key=True)
+    return replace(made, name=name, nullable=nullable, is_sort_key=made.is_sort_key and not nullable)
+
+
+def getter(table: str) -> ast.arguments | None:
+    """What the `get` of the domain that has this table takes."""
+    tree = ast.parse((ROOT / f"app/{table}.py").read_text())
+    has_table = f"__tablename__ = '{table}'" in ast.unparse(tree)
+    found = [node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get"]
+    return found[0] if found and has_table else None
+
+
+def reference(given: str, table: str, nullable: bool) -> Field:
+    arguments = getter(table)
+    if not arguments:
+        raise Refused(f"{given}: app/{table}.py has no table {table} with a function get()")
+    test = ROOT / f"tests/api/test_{table}.py"
+    if table != "users" and not (test.exists() and "def stage(" in test.read_text()):
+        raise Refused(f"{given}: {test.relative_to(ROOT)} has no stage(), which the test of the reference needs")
+    column = f'foreign_key="{table}.id", ondelete="{"SET NULL" if nullable else "CASCADE"}", index=True'
+    key, has_owner = arguments.args[-1].arg, len(arguments.args) > 2
+    return Field("Id", "", column, has_example=False, table=table, key=key, has_owner=has_owner)
+
+
+def an(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word.replace('_', ' ')}"
+
+
+def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
+    """The sources of an entity by their paths, to be formatted."""
+    loader = FileSystemLoader(ROOT / "scripts/templates")
+    environment = Environment(  # noqa: S701  # it writes Python, not HTML
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    environment.filters["source"] = json_source
+    values = {
+        "one": one,
+        "many": many,
+        "One": "".join(map(str.capitalize, one.split("_"))),
+        "ONE": one.upper(),
+        "a_one": an(one),
+        "many_words": many.replace("_", " "),
+        "fields": fields,
+        "references": [each for each in fields if each.table],
+        "owned": [each for each in fields if each.has_owner],
+        "searched": [each.name for each in fields if each.is_searched],
+        "keys": ["created_at", "updated_at", *[each.name for each in fields if each.is_sort_key][:1]],
+    }
+    paths = {f"app/{many}.py": "domain", f"app/api/v1/{many}.py": "routes", f"tests/api/test_{many}.py": "test"}
+    return {path: environment.get_template(f"{name}.py.jinja").render(values) for path, name in paths.items()}
+
+
+def check(one: str, many: str, fields: list[Field]) -> None:
+    """Refuse what cannot be added to the project as it is."""
+    names = [each.name for each in fields]
+    if all(each.table for each in fields):
+        raise Refused(f"{one}: at least one field must not be a reference")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise Refused(f"{twice!r} is given twice")
+    modules = [f"app/{name}{end}" for name in (one, many) for end in ("", ".py")]
+    taken = [path for path in (*modules, *render(one, many, fields)) if (ROOT / path).exists()]
+    if taken or any(f'__tablename__ = "{many}"' in path.read_text() for path in (ROOT / "app").rglob("*.py")):
+        raise Refused(f"{one!r} is taken: there is {taken[0] if taken else f'a table {many}'}")
+    words = set().union(*map(identifiers, render("sample", "samples", fields).values()))
+    class_name = "".join(map(str.capitalize, one.split("_")))
+    if used := words & {one, many, one.upper(), class_name, *(f"{class_name}{part}" for part in PARTS)}:
+        raise Refused(f"{one!r} cannot be told from {used.pop()!r}, which its module uses: choose another name")
+    for each in fields:
+        longest = f"fk_{many}_{each.name}_{each.table}" if each.table else f"ix_{many}_owner_id_{each.name}_id"
+        if len(longest) > MOST:
+            raise Refused(f"{many}.{each.name}: the names of its constraints are too long, such as {longest}")
+    git = shutil.which("git")
+    if git and subprocess.run([git, "status", "--porcelain"], cwd=ROOT, capture_output=True, check=False).stdout:
+        raise Refused("the working tree has changes: commit or stash them first, so that you see what is written")
+
+
+def identifiers(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        for attribute in ("id", "arg", "name", "asname"):
+            if name := getattr(node, attribute, None):
+                yield name
+
+
+def write(one: str, many: str, fields: list[Field]) -> list[str]:
+    """Make everything in a copy of the project, then put it into the project: all or nothing."""
+    with tempfile.TemporaryDirectory(prefix="new-") as folder:
+        copy, url = Path(folder) / "copy", f"sqlite:///{folder}/new.db"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "data", "node_modules", "__pycache__"))
+        sources = render(one, many, fields)
+        for path, source in sources.items():
+            (copy / path).write_text(source)
+        enlist(copy / LISTING, many)
+        paths = [*sources, LISTING]
+
+        def python(*arguments: str) -> str:
+            # Of the environment nothing else: settings of the developer must not show in what is written.
+            environment = {"PATH": os.environ["PATH"], "DATABASE_URL": url}
+            command = [sys.executable, *arguments]
+            done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Refused(
+                    f"nothing was written, because this failed: {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+                )
+            return done.stdout
+
+        for arguments in (["format"], ["check", "--fix"], ["format"]):
+            python("-m", "ruff", *arguments, *paths)
+        print("Making the migration, on an empty SQLite database", flush=True)
+        known = set(copy.glob("alembic/versions/*.py"))
+        python("-m", "alembic", "upgrade", "head")
+        python("-m", "alembic", "revision", "--autogenerate", "--message", many.replace("_", " "))
+        paths += [str(path.relative_to(copy)) for path in set(copy.glob("alembic/versions/*.py")) - known]
+        print("Making the OpenAPI document", flush=True)
+        (copy / "app/openapi.json").write_text(python("-c", DOCUMENT))
+        paths.append("app/openapi.json")
+        move(paths, copy, ROOT)
+    return paths
+
+
+def enlist(listing: Path, many: str) -> None:
+    source = listing.read_text()
+    head, found, tail = source.partition("\nDOMAINS = (")
+    domains, end, rest = tail.partition(")")
+    if not found or not end:
+        raise Refused(f"{LISTING} has no line DOMAINS = (...)")
+    domains = domains.rstrip(" ,\n")
+    listing.write_text(f"{head}\nfrom app.api.v1 import {many}\n{found}{domains}, {many}{end}{rest}")
+
+
+def move(paths: list[str], source: Path, target: Path) -> None:
+    """Copy these files: all or none."""
+    before = {path: (target / path).read_bytes() if (target / path).exists() else None for path in paths}
+    try:
+        for path in paths:
+            shutil.copyfile(source / path, target / path)
+    except BaseException:
+        for path, content in before.items():
+            if content is None:
+                (target / path).unlink(missing_ok=True)
+            else:
+                (target / path).write_bytes(content)
+        raise
+
+
+def plan(arguments: list[str]) -> tuple[str, str, list[Field]]:
+    """The singular, the plural and the fields of what is asked for, if it can be added as it is (else Refused)."""
+    one, many = forms(arguments[0])
+    fields = [field(each, one) for each in arguments[1:]]
+    check(one, many, fields)
+    return one, many, fields
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2:
+        sys.exit(USAGE.format(types=", ".join(TYPES)))
+    try:
+        paths = write(*plan(arguments))
+    except Refused as error:
+        sys.exit(f"new.sh: {error}")
+    print("Written:", *paths, sep="\n  ")
+    print("Read the migration. Then scripts/prestart.sh migrates your database, and scripts/test.sh tests everything.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
