@@ -227,27 +227,36 @@ def test_a_browser_is_led_to_the_docs_and_a_client_is_greeted(docs: Service, vis
         assert "Accept" in answer.headers["Vary"]
     led = httpx2.get(docs.url, headers={"Accept": "text/html,*/*;q=0.8"})
     assert (led.status_code, led.headers["Location"], led.headers["Vary"]) == (307, "/docs", answer.headers["Vary"])
-    icon = httpx2.get(f"{docs.url}/favicon.ico", follow_redirects=True)
+    icon = httpx2.get(f"{docs.url}/favicon.ico")
     assert (icon.status_code, icon.headers["Content-Type"]) == (200, "image/png")
 
 
-def test_every_body_is_prefilled_with_what_is_accepted(docs: Service, visit: Visit) -> None:
-    root = add_user(docs, "root", is_superuser=True)
-    visit.page.goto(f"{docs.url}/docs")
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Service]:
+    """A service of this test's own."""
+    service = Service(settings(database_url=f"sqlite:///{tmp_path}/onefold.db"))
+    yield service
+    service.stop()
+
+
+def test_every_body_is_prefilled_with_what_is_accepted(fresh: Service, visit: Visit) -> None:
+    root = add_user(fresh, "root", is_superuser=True)
+    visit.page.goto(f"{fresh.url}/docs")
     visit.page.locator(".opblock").first.wait_for()
     tried = set()
-    with client_at(docs.url, root) as client:
-        for path, methods in docs.app.openapi()["paths"].items():
+    with client_at(fresh.url, root) as client:
+        for path, methods in fresh.app.openapi()["paths"].items():
             for method, operation in methods.items():
                 if "application/json" in operation.get("requestBody", {}).get("content", {}):
                     block = visit.open(operation["operationId"])
                     body = json.loads(block.locator("textarea").input_value())
                     block.locator(".opblock-summary-control").click()
                     answer = client.request(method, re.sub("{.*?}", str(root.id), path), json=body)
-                    assert answer.status_code != 422, (operation["operationId"], body, answer.text)
+                    errors = answer.json().get("errors", []) if answer.content else []
+                    assert not [error for error in errors if error["loc"][0] == "body"], (method, path, body, errors)
                     assert len(body) == 1 or method != "patch"
                     tried.add(operation["operationId"])
-    assert {"create_user", "create_item", "update_user"} <= tried
+    assert {"create_user", "update_user"} <= tried
     assert visit.complaints == []
 
 

@@ -131,8 +131,6 @@ def test_operations_are_summed_up_by_how_their_docstrings_begin(document: Json) 
     said = {operation["operationId"]: operation for _, _, operation in operations(document)}
     assert said["create_user"]["summary"] == "Sign up"
     assert said["login"]["summary"] == "Exchange an email and a password for tokens"
-    for operation in said.values():
-        assert operation["description"].startswith(operation["summary"])
 
 
 def test_the_errors_of_an_operation_are_told_in_a_line_each(document: Json) -> None:
@@ -161,10 +159,10 @@ def assert_strings_have_examples(document: Json) -> None:
         successes = [response for status, response in operation["responses"].items() if status < "300"]
         bodies = [operation.get("requestBody", {}), *successes]
         for content in (content for body in bodies for content in body.get("content", {}).values()):
-            for field in strings(document, content["schema"]):
+            for field in strings(document, content.get("schema", {})):
                 if "pattern" in field and "default" not in field and "const" not in field:
                     assert field["examples"], f"{method} {path}: give it schema_extra={{'examples': [...]}}: {field}"
-                    least, most = field.get("minLength", 0), field["maxLength"]
+                    least, most = field.get("minLength", 0), field.get("maxLength", 2**16)
                     for example in field["examples"]:
                         assert re.search(field["pattern"], example), (method, path, field)
                         assert least <= len(example) <= most, (method, path, field)
@@ -184,12 +182,16 @@ class Booking(Input):
 def test_the_fields_of_a_product_have_examples_by_themselves() -> None:
     app = create_app(settings())
 
-    @app.post("/bookings/", tags=["items"])
+    @app.post("/bookings/", tags=["bookings"])
     async def create_booking(new: Booking) -> Booking:
         """Book a table: for tonight, say."""
         return new
 
-    @app.patch("/bookings/", tags=["items"], summary="Change your mind")
+    @app.patch("/bookings/due", tags=["bookings"])
+    async def confirm_bookings() -> None:
+        """Confirm what is due; nothing is sent."""
+
+    @app.patch("/bookings/", tags=["bookings"], summary="Change your mind")
     async def update_booking(changes: Booking) -> None:
         """Change a booking."""
 
@@ -205,8 +207,9 @@ def test_an_update_is_tried_out_on_one_field(document: Json) -> None:
     for _, method, operation in operations(document):
         if method == "patch":
             for body in operation["requestBody"]["content"].values():
-                (name,) = body["example"]
-                assert name not in ("password", "is_superuser", "is_active")
+                assert len(body.get("example", {})) <= 1
+    (user,) = (operation for _, _, operation in operations(document) if operation["operationId"] == "update_user")
+    assert user["requestBody"]["content"]["application/json"]["example"] == {"full_name": "Ada Lovelace"}
 
 
 def test_the_example_of_a_422_is_what_a_mistake_gets(

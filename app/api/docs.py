@@ -3,7 +3,7 @@
 from html import escape
 
 from fastapi import FastAPI, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 # Swagger UI sets style attributes and draws its icons from data URLs; nothing else is taken from the page itself.
@@ -97,11 +97,13 @@ def install(app: FastAPI) -> None:
         content, media_type = _FILES[request.url.path.rpartition("/")[2]]
         return Response(content, media_type=media_type)
 
-    async def icon(_request: Request) -> Response:
-        return RedirectResponse("docs/assets/favicon-32x32.png")
+    assets = _Assets(packages=[("fastapi_swagger", "resources")])
+
+    async def icon(request: Request) -> Response:
+        return await assets.get_response("favicon-32x32.png", request.scope)
 
     app.add_route("/docs", page, include_in_schema=False)
     for name in _FILES:
         app.add_route(f"/docs/{name}", file, include_in_schema=False)
     app.add_route("/favicon.ico", icon, include_in_schema=False)
-    app.mount("/docs/assets", _Assets(packages=[("fastapi_swagger", "resources")]))
+    app.mount("/docs/assets", assets)

@@ -197,10 +197,12 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
 
 def _add_change(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     """A merge patch (RFC 7396), with the first field for its example: to try out all of them changes too much."""
-    content = operation["requestBody"]["content"]
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" not in content:
+        return
     body = content["application/merge-patch+json"] = content["application/json"]
-    model = schemas[body["schema"]["$ref"].rpartition("/")[2]]
-    for name, field in model["properties"].items():
+    model = schemas.get(body["schema"].get("$ref", "").rpartition("/")[2], {})
+    for name, field in model.get("properties", {}).items():
         if examples := field.get("examples") or field.get("anyOf", [{}])[0].get("examples"):
             body["example"] = {name: examples[0]}
             break
