@@ -37,10 +37,10 @@ ACCESS = {
 FILES = {"/docs/assets": "/docs/assets/swagger-ui.css"}
 PREFIX = "/api/v1/"
 
-REMEDY = """Who may call these routes? Each needs a row in ACCESS, with the status for each kind of caller:
-{callers}. What is asked for belongs to the owner.
-These are guesses, change what is not meant. What to send is in REQUESTS of the same file, what has to be there and
-the values of path parameters are made by its `stage(session, owner)`.
+REMEDY = """Who may call these routes? Only you know: add a row for each to ACCESS in the file named below.
+A row is what each caller is answered: nobody, an inactive user, another user, the owner, a superuser.
+The rows below are guesses. REQUESTS of the same file has what to send, and `stage(session, owner)` makes what the
+owner has and answers the values of path parameters.
 """
 
 
@@ -69,7 +69,7 @@ def rows_of(file: str) -> dict[str, Row]:
 
 def all_rows() -> dict[str, Row]:
     """The rows of all domains, and of what belongs to none."""
-    files = [file_of(f"{PREFIX}{tag['name']}") for tag in v1.TAGS]
+    files = [file_of(f"{PREFIX}{v1.tag(domain)['name']}") for domain in v1.DOMAINS]
     return {name: row for file in (file_of("/"), *files) for name, row in rows_of(file).items()}
 
 
@@ -102,14 +102,15 @@ def needs_a_token(app: FastAPI, name: str) -> bool:
 
 
 def test_every_route_has_its_row_and_every_row_its_route(app: FastAPI) -> None:
-    missing = []
+    missing: dict[str, list[str]] = {}
     for name, route in routes(app):
         status = getattr(route, "status_code", None) or 200
         guess = (401, 400, *[status] * 3) if needs_a_token(app, name) else (status,) * 5
         if name not in ROWS:
-            missing.append(f'{file_of(route.path or "")}:\n    "{name}": {guess},')
+            missing.setdefault(file_of(route.path or ""), []).append(f'    "{name}": {guess},')
     if missing:
-        pytest.fail("\n".join([REMEDY.format(callers=", ".join(CALLERS)), *missing]), pytrace=False)
+        lines = [line for file, rows in missing.items() for line in (f"{file}:", *rows)]
+        pytest.fail("\n".join([REMEDY, *lines]), pytrace=False)
     assert set(ROWS) == {name for name, _ in routes(app)}
 
 

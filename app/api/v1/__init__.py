@@ -15,7 +15,9 @@ def tag(routes: ModuleType) -> dict[str, str]:
 
 
 TAGS = [tag(domain) for domain in DOMAINS]
+"""A further tag that routes have is added here, with its description."""
 
 router = APIRouter()
-for _domain, _tag in zip(DOMAINS, TAGS, strict=True):
-    router.include_router(_domain.router, prefix=f"/{_tag['name']}", tags=[_tag["name"]])
+for _domain in DOMAINS:
+    _name = tag(_domain)["name"]
+    router.include_router(_domain.router, prefix=f"/{_name}", tags=[_name])
