@@ -14,7 +14,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Query
 from hypothesis import given, strategies
 from pydantic import create_model
-from sqlalchemy import Index, event, text
+from sqlalchemy import Index, Uuid, bindparam, event, text
 from sqlalchemy.orm import registry
 from sqlmodel import Session, select
 
@@ -35,17 +35,19 @@ Clients = Callable[[User], httpx2.Client]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def add_many(session: Session, owner: User, many: int) -> None:
-    """So many more sightings of a user, by one statement."""
+def add_many(session: Session, owner: User, many: int, *, after: int = 0) -> None:
+    """So many more sightings of a user, by one statement; their ids count on from `after`."""
     one = sightings.create(session, owner, SightingCreate(title="one"))
     names = ", ".join(name for name in sorted(one.model_dump()) if name != "id")
     key = "printf('%032x', n)"
     if session.get_bind().dialect.name == "postgresql":
         key = "lpad(to_hex(n), 32, '0')::uuid"
         session.execute(text("SET LOCAL statement_timeout = 0"))
-    numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {many - 1})"
-    copies = f"SELECT {key}, {names} FROM numbers CROSS JOIN sightings WHERE title = 'one'"
-    session.execute(text(f"{numbers} INSERT INTO sightings (id, {names}) {copies}"))
+    last = after + many - 1
+    numbers = f"WITH RECURSIVE numbers(n) AS (SELECT {after + 1} UNION ALL SELECT n + 1 FROM numbers WHERE n < {last})"
+    copies = f"SELECT {key}, {names} FROM numbers CROSS JOIN sightings WHERE id = :one"
+    copy = text(f"{numbers} INSERT INTO sightings (id, {names}) {copies}")
+    session.execute(copy.bindparams(bindparam("one", one.id, Uuid())))
 
 
 def add_sightings(service: Service, owner: User, *titles: str, at: datetime | None = None) -> list[Sighting]:

@@ -14,7 +14,7 @@ from app.core.fields import Input, Line, Text, omittable
 from app.core.paging import Page, Position, Slice
 from app.users import UserPublic
 
-MOST = 20_000
+MOST = 1_000_000
 """How many a user may have."""
 
 
