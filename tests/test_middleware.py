@@ -214,6 +214,22 @@ def test_a_method_that_is_not_there_is_refused(client: httpx2.Client, method: st
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
+def test_a_literal_path_is_never_taken_for_one_with_a_parameter() -> None:
+    app = create_app(settings())
+
+    @app.put("/things/{name}")
+    async def replace_thing(name: str) -> str:
+        return name
+
+    @app.get("/things/all")
+    async def list_things() -> list[str]:
+        return []
+
+    answer = call(app, method="PUT", path="/things/all")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert call(app, method="PUT", path="/things/one").json() == "one"
+
+
 @pytest.mark.parametrize("method", ["BREW", "get", ""])
 def test_a_method_of_no_standard_is_refused_where_the_server_lets_it_through(app: FastAPI, method: str) -> None:
     answer = call(app, method=method)

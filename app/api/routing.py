@@ -16,7 +16,8 @@ def install(app: FastAPI) -> None:
 
     FastAPI tries the regular expressions of all routes, once for each router that includes another. Here a request
     tries the few routes that share the part of its path before the first parameter. The longest part comes first, so
-    `/users/me` is never taken for `/users/{id}`. `scope["route_path"]` becomes the path of the route, as declared.
+    `/users/me` is never taken for `/users/{id}`, whatever the method. `scope["route_path"]` becomes the path of the
+    route, as declared.
     """
     router = app.router
     index: dict[str, list[RouteContext]] = {}
@@ -29,13 +30,14 @@ def install(app: FastAPI) -> None:
             index.setdefault((route.path or "").partition("{")[0].rstrip("/"), []).append(route)
         indexed = len(app.routes)
 
-    def candidates(path: str) -> Iterator[RouteContext]:
+    def candidates(path: str) -> Iterator[list[RouteContext]]:
         if indexed != len(app.routes):  # a route was added since
             build()
         while path:
-            yield from index.get(path, ())
+            if path in index:
+                yield index[path]
             path = path.rpartition("/")[0]
-        yield from index.get("", ())
+        yield index.get("", [])
 
     async def find(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,18 +45,21 @@ def install(app: FastAPI) -> None:
             return
         given, bare = scope["path"], get_route_path(scope).removesuffix("/")
         methods: set[str] = set()
-        for route in candidates(bare):
-            if bare:  # a slash at the end makes no difference, and never redirects
-                scope["path"] = given.removesuffix("/") + ("/" if (route.path or "").endswith("/") else "")
-            match, found = route.matches(scope)
-            if match is Match.FULL:
-                scope.update(found, route=route.original_route, route_path=route.path, router=router)
-                _route_selected(scope=scope, path=route.path_format)  # as FastAPI's own router tells its telemetry
-                await route.app(scope, receive, send)
-                return
-            if match is Match.PARTIAL:
-                methods |= route.methods or set()
-                scope.setdefault("route_path", route.path)
+        for routes in candidates(bare):
+            for route in routes:
+                if bare:  # a slash at the end makes no difference, and never redirects
+                    scope["path"] = given.removesuffix("/") + ("/" if (route.path or "").endswith("/") else "")
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    scope.update(found, route=route.original_route, route_path=route.path, router=router)
+                    _route_selected(scope=scope, path=route.path_format)  # as FastAPI's own router tells its telemetry
+                    await route.app(scope, receive, send)
+                    return
+                if match is Match.PARTIAL:
+                    methods |= route.methods or set()
+                    scope.setdefault("route_path", route.path)
+            if methods:
+                break
         scope["path"] = given
         if not methods:
             raise HTTPException(404)
