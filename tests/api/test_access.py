@@ -32,7 +32,9 @@ ACCESS = {
     "GET /openapi.json": EVERYONE,
     "GET /docs": EVERYONE,
     "GET /docs/start.js": EVERYONE,
+    "GET /docs/page.css": EVERYONE,
     "GET /docs/assets": EVERYONE,
+    "GET /favicon.ico": EVERYONE,
 }
 FILES = {"/docs/assets": "/docs/assets/swagger-ui.css"}
 PREFIX = "/api/v1/"
