@@ -248,14 +248,11 @@ async def reset_password(context: Context, given: PasswordReset) -> None:
     event("password_reset", user.id, address=context.address)
 
 
-def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, Any] | None:
+def letter(session: Session, email: Email, settings: Settings) -> dict[str, Any] | None:
     """What the templates of a message are given. None if it has become pointless, and then it is forgotten.
 
     Its `token` is a secret, and kept nowhere but in the message.
     """
-    email = session.get(Email, claimed.id)
-    if email is None or email.kind not in emails.LATE:
-        return email.context if email else None
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active or _is_pointless(session, email, user):
         session.delete(email)
@@ -270,6 +267,9 @@ def letter(session: Session, claimed: Email, settings: Settings) -> dict[str, An
         link = f"{settings.frontend_url}/{purpose.replace('_', '-')}?token={token}"
         content |= {"token": token, "link": link, "hours": int(lifetime.total_seconds() // 3600)}
     return content
+
+
+emails.LETTERS |= dict.fromkeys((*LINKS, "known_email"), letter)
 
 
 def _is_pointless(session: Session, email: Email, user: User) -> bool:

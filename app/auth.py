@@ -14,10 +14,10 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Field, Session, SQLModel, col, select
 from uuid_utils.compat import uuid7
 
-from app import users
+from app import jobs, users
 from app.config import Settings
 from app.core import fields
-from app.core.db import Database, build, now, sweep
+from app.core.db import Database, build, now
 from app.core.errors import BadRequest, Invalid, InvalidToken, NotFound, Unauthorized, Unavailable
 from app.core.fields import GivenPassword, Line, omittable
 from app.core.logs import event
@@ -224,8 +224,6 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
     if rehashed:
         user.hashed_password = rehashed
     attempt.forgive(session)
-    idle = timedelta(days=context.settings.session_idle_days)  # as all are in the end; and this one has an index
-    sweep(session, LoginSession, col(LoginSession.last_used_at) <= now() - idle)
     login = LoginSession(user_id=user.id, device=context.device)
     session.add(login)
     session.flush()
@@ -353,3 +351,9 @@ def end_sessions(session: Session, user_id: uuid.UUID, *, keep: uuid.UUID | None
     """End all sessions of a user, their access tokens included, but for the one that is kept."""
     whose = delete(LoginSession).where(col(LoginSession.user_id) == user_id)
     session.execute(whose.where(col(LoginSession.id) != keep) if keep else whose)
+
+
+@jobs.every(hours=1)
+async def sweep_sessions(context: jobs.Context) -> None:
+    idle = timedelta(days=context.settings.session_idle_days)  # as all are in the end; and this one has an index
+    await context.db.sweep(LoginSession, col(LoginSession.last_used_at) <= now() - idle)

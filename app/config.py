@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     api_v1_prefix: str = Field(default="/api/v1", pattern=r"^(/[A-Za-z0-9._~-]+)+$")
     database_url: str = "sqlite:///data/onefold.db"
     database_pool_size: int = Field(default=5, ge=1, le=1000)
+    worker_enabled: bool = True
     prestart_timeout_seconds: int = Field(default=300, ge=1)
     drain_seconds: float = Field(default=0, ge=0)
     secret_key: SecretStr = SecretStr("")
@@ -63,7 +64,6 @@ class Settings(BaseSettings):
     docs_enabled: bool = Field(default_factory=_in_development)
     mail_url: str | None = Field(default_factory=lambda values: "file://data/mail" if _in_development(values) else None)
     mail_from: Email = "noreply@example.com"
-    mail_sender_enabled: bool = True
     frontend_url: str = "http://localhost:3000"
     email_verification_required: bool = False
     first_superuser_email: Email | None = Field(

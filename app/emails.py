@@ -1,30 +1,34 @@
 """Emails: the outbox. A message is a row of the transaction that causes it, and is sent once that is committed."""
 
 import json
-import random
 import uuid
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from sqlalchemy import JSON, ColumnElement, Index, String, and_, update
+from sqlalchemy import JSON, Index, String, update
 from sqlmodel import Field, Session, col, select
 
+from app import jobs
+from app.config import Settings
 from app.core import fields, mail, paging
-from app.core.db import Record, now, sweep
+from app.core.db import Record, now
 from app.core.fields import Input, Line, Text
+from app.core.jobs import Job
 from app.core.paging import Page, Position, Slice
+from app.jobs import Context
 
 TRIES = 8
-LEASE = timedelta(minutes=2)
-"""For how long a sender has a message to itself: longer than it may take to send one."""
 KEPT = timedelta(days=30)
 """How long a message is kept that was sent, was given up, or that nobody sends."""
 
-LATE = ("verify_email", "reset_password", "invitation", "known_email")
-"""The kinds whose content is found out when they are sent, by `accounts.letter`."""
-
 Status = Literal["queued", "sent", "dead"]
+
+Letter = Callable[[Session, "Email", Settings], dict[str, Any] | None]
+LETTERS: dict[str, Letter] = {}
+"""Makes what the templates of this kind are given, when it is sent; None if the message has become pointless. The
+domains enter theirs; the templates of other kinds are given what was queued."""
 
 
 class EmailCreate(Input):
@@ -45,10 +49,7 @@ class EmailPublic(Record):
 
 class Email(EmailPublic, table=True):
     __tablename__ = "emails"
-    __table_args__ = (
-        Index(None, "created_at", "id"),
-        Index(None, "status", "due_at"),
-    )
+    __table_args__ = (Index(None, "created_at", "id"),)
 
     user_id: uuid.UUID | None = Field(default=None, foreign_key="users.id", ondelete="CASCADE", index=True)
     context: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
@@ -67,10 +68,11 @@ def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None
     value is an error here, and not when the message is sent.
     """
     context = json.loads(json.dumps(context, default=_text))
-    if kind not in LATE:
+    if kind not in LETTERS:
         mail.render(kind, context, app_name="")
-    sweep(session, Email, col(Email.created_at) < now() - KEPT)
-    session.add(Email(kind=kind, email=to, user_id=user_id, context=context))
+    email = Email(kind=kind, email=to, user_id=user_id, context=context)
+    session.add(email)
+    jobs.queue(session, deliver, email_id=email.id)
 
 
 def _text(value: object) -> str:
@@ -93,49 +95,44 @@ def page(session: Session, _by: object, wanted: EmailPage, after: Position | Non
     return paging.take(session, EmailPublic, statement, wanted, after)
 
 
-def any_due(session: Session) -> bool:
-    return session.exec(select(Email.id).where(_due(now())).limit(1)).first() is not None
+def _note(session: Session, job: Job, *, email_id: uuid.UUID) -> None:
+    """What became of its job, as superusers see it."""
+    status = {"done": "sent", "dead": "dead"}.get(job.status, "queued")
+    values = job.model_dump(include={"attempts", "last_error", "due_at"})
+    sent_at = job.updated_at if status == "sent" else None
+    this = update(Email).where(col(Email.id) == email_id)
+    session.execute(this.values(**values, status=status, sent_at=sent_at))
 
 
-def claim(session: Session, most: int) -> list[Email]:
-    """Up to so many due messages: no other sender gets them before LEASE is over, and a crash loses none."""
-    moment = now()
-    due = select(Email).where(_due(moment)).order_by(col(Email.due_at)).limit(most).with_for_update(skip_locked=True)
-    claims = []
-    for email in session.exec(due):
-        if email.attempts >= TRIES:  # the last of its senders did not live to tell
-            email.status = "dead"
-        else:
-            email.attempts += 1
-            email.due_at = moment + LEASE
-            claims.append(email)
-    return claims
+@jobs.job(name="send_email", tries=TRIES, when=lambda context: context.mail is not None, after=_note)
+async def deliver(context: Context, *, email_id: uuid.UUID) -> None:
+    """Send a message: again only where a worker ended between the server's acceptance and its own note of it, or lost
+    the database then. The second one has the same Message-ID. In all, it is tried for 10 hours."""
+    secret = ""
+    try:
+        found = await context.db.write(_letter, email_id, context.settings)
+        if found is None or context.mail is None:
+            return
+        email, content = found
+        secret = content.get("token", "")
+        by = context.settings.app_name, context.settings.mail_from
+        await context.mail.send(mail.compose(email.kind, content, by, email.email, key=email.id, date=email.created_at))
+    except Exception as error:
+        text = f"{type(error).__name__} {error}"
+        if secret:  # which a server may quote with what it refuses
+            text = text.replace(secret, "...")
+        failure = jobs.GiveUp if isinstance(error, mail.Rejected | mail.Malformed) else jobs.Failed
+        raise failure(text) from error
 
 
-def sent(session: Session, claimed: Email) -> None:
-    session.execute(
-        update(Email).where(col(Email.id) == claimed.id).values(status="sent", sent_at=now(), last_error=None)
-    )
+def _letter(session: Session, email_id: uuid.UUID, settings: Settings) -> tuple[Email, dict[str, Any]] | None:
+    email = session.get(Email, email_id)
+    if email is None:
+        return None
+    content = LETTERS[email.kind](session, email, settings) if email.kind in LETTERS else email.context
+    return None if content is None else (email, content)
 
 
-def failed(session: Session, claimed: Email, error: str, *, for_good: bool = False) -> None:
-    """Try again after half a minute, then each time three times as long (10 hours in all), unless it is of no use."""
-    wait = timedelta(seconds=30 * 3 ** (claimed.attempts - 1) * random.uniform(1, 1.2))  # noqa: S311  # jitter
-    status: Status = "dead" if for_good or claimed.attempts >= TRIES else "queued"
-    values = {"status": status, "last_error": error[:255], "due_at": now() + wait}
-    session.execute(update(Email).where(_still(claimed)).values(values))
-
-
-def release(session: Session, claimed: Email) -> None:
-    """Let another sender have it at once, as if it had not been claimed."""
-    session.execute(update(Email).where(_still(claimed)).values(due_at=now(), attempts=claimed.attempts - 1))
-
-
-def _due(moment: datetime) -> ColumnElement[bool]:
-    return and_(col(Email.status) == "queued", col(Email.due_at) <= moment)
-
-
-def _still(claimed: Email) -> ColumnElement[bool]:
-    """Whether nobody else has claimed it since: every claim is another attempt."""
-    mine = (col(Email.id) == claimed.id, col(Email.attempts) == claimed.attempts, col(Email.status) == "queued")
-    return and_(*mine)
+@jobs.every(hours=1)
+async def sweep_emails(context: Context) -> None:
+    await context.db.sweep(Email, col(Email.created_at) < now() - KEPT)

@@ -24,7 +24,7 @@ from app.config import Settings, get_settings
 from app.core import logs
 from app.core.db import Database
 from app.core.security import Passwords
-from app.sender import sending
+from app.worker import working
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -85,7 +85,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.drain_seconds:
         _drain_before_stopping(app, settings.drain_seconds)
     try:
-        async with sending(app.state.database, settings):
+        async with working(app.state.database, settings):
             yield
     finally:
         app.state.passwords.close()

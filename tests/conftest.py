@@ -32,12 +32,13 @@ import pytest  # noqa: E402
 from sqlalchemy import event, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
-from app import auth, emails, users  # noqa: E402
+from app import auth, jobs, users  # noqa: E402
 from app.auth import Caller, Context, LoginSession  # noqa: E402
 from app.core import logs, migrations, security  # noqa: E402
-from app.core.db import create_file  # noqa: E402
-from app.sender import sending  # noqa: E402
+from app.core.db import create_file, now  # noqa: E402
+from app.core.jobs import next_due  # noqa: E402
 from app.users import User, UserAdd  # noqa: E402
+from app.worker import working  # noqa: E402
 from tests import product  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
 from tests.service import KEY, NO_TLS, Service, elsewhere, settings  # noqa: E402
@@ -336,6 +337,17 @@ def statements(service: Service) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+def any_due(session: Session) -> bool:
+    """Whether a message is to be sent, or any job's time has come."""
+    ready, due_at = next_due(session, ["send_email"])
+    return ready or (due_at is not None and due_at <= now())
+
+
+def run_job(service: Service, job: Callable[..., Any], **arguments: object) -> None:
+    """Run a coroutine that is a job, as a worker of this service would."""
+    service.run(job(jobs.Context(service.database, service.settings, None), **arguments))
+
+
 class Mailbox:
     """What a service sends by mail, as its receivers see it. Nothing leaves before it is looked for."""
 
@@ -366,8 +378,8 @@ class Mailbox:
 
     async def deliver(self) -> None:
         database = self._service.database
-        async with sending(database, self._service.settings.model_copy(update={"mail_sender_enabled": True})):
-            while await database.read(emails.any_due):  # noqa: ASYNC110  # nobody tells
+        async with working(database, self._service.settings.model_copy(update={"worker_enabled": True})):
+            while await database.read(any_due):  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.01)
 
 

@@ -42,7 +42,7 @@ def settings(**values: Any) -> Settings:
 
     Tests are the proxy in front of the service: they may name the client's address.
     """
-    known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "mail_sender_enabled": False}
+    known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "worker_enabled": False}
     return Settings(**{"_env_file": None, "forwarded_allow_ips": ["127.0.0.1"]} | known | values)
 
 
@@ -124,7 +124,7 @@ def environment(database_url: str, **values: str) -> dict[str, str]:
     unwanted = {name.upper() for name in Settings.model_fields}
     unwanted.add("PYTHONDONTWRITEBYTECODE")  # with it every process would compile everything again
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    known = {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1", "MAIL_SENDER_ENABLED": "false"}
+    known = {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1", "WORKER_ENABLED": "false"}
     return kept | known | values
 
 

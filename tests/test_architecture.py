@@ -100,10 +100,11 @@ def test_no_module_imports_one_that_imports_it() -> None:
     TopologicalSorter({module: imports(module) & set(MODULES) - {module} for module in MODULES}).prepare()
 
 
-def test_the_first_domains_form_a_line_that_begins_with_emails() -> None:
-    assert domains_below("emails") == set()
+def test_the_first_domains_form_a_line_that_begins_with_jobs() -> None:
+    assert domains_below("jobs") == set()
+    assert domains_below("emails") == {"jobs"}
     assert domains_below("users") == {"emails"}
-    assert domains_below("auth") == {"users"}
+    assert domains_below("auth") == {"jobs", "users"}
 
 
 @each_module

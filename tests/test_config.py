@@ -455,7 +455,7 @@ def test_a_line_of_the_file_that_cannot_be_read_is_refused_and_not_left_out(
 COMMANDS = [
     "-m app.prestart",
     "-m uvicorn app.main:app --port 1",
-    "-m app.sender",
+    "-m app.worker",
     f"-m alembic -c {ROOT}/alembic.ini upgrade head",
 ]
 

@@ -39,7 +39,7 @@ class Replicas:
 
     def start(self) -> None:
         self._running = ExitStack()
-        mail = {"MAIL_URL": f"file://{self.folder}/mail", "MAIL_SENDER_ENABLED": "true"}
+        mail = {"MAIL_URL": f"file://{self.folder}/mail", "WORKER_ENABLED": "true"}
         self.clients = []
         for name, values in (("a", mail), ("b", {})):
             url, _ = self._running.enter_context(serving(self.database_url, self.folder / name, **values))

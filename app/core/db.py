@@ -54,6 +54,10 @@ LOOP_LIMIT = 0.02
 SLOW_FOR = 5.0
 """Seconds for which all units of its caller begin in a thread after that."""
 THREADS = 4
+LISTEN_AGAIN = (0.5, 30.0)
+"""Seconds until a connection to listen on is made again: at first, and at most."""
+SWEPT = 500
+"""How many rows one unit removes that are out of date."""
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -120,11 +124,10 @@ def insert(session: Session, model: type[SQLModel]) -> postgresql.Insert | sqlit
     return kind(model)
 
 
-def sweep(session: Session, model: type[SQLModel], outdated: ColumnElement[bool] | bool) -> None:
-    """Remove some rows that are out of date: done whenever one is added, this removes more than are added."""
+def _sweep(session: Session, model: type[SQLModel], outdated: ColumnElement[bool]) -> int:
     key = inspect(model).primary_key
-    some = select(*key).where(outdated).limit(10).with_for_update(skip_locked=True)
-    session.execute(delete(model).where(tuple_(*key).in_(some)))
+    some = select(*key).where(outdated).limit(SWEPT).with_for_update(skip_locked=True)
+    return session.execute(delete(model).where(tuple_(*key).in_(some))).rowcount  # type: ignore[attr-defined,no-any-return]  # a CursorResult
 
 
 def quota(session: Session, whose: Any, most: int | None) -> None:
@@ -164,6 +167,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         self._engine = engine = make_engine(url, pool_size=pool_size)
+        self._url = url
         self._reader: Engine | AsyncEngine
         self._slow: dict[str | None, float] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite")  # which start when they are needed
@@ -237,6 +241,36 @@ class Database:
             slow_until = time.monotonic() + SLOW_FOR
             self._slow = {caller: slow_until} | {key: until for key, until in self._slow.items() if until > started}
         return await asyncio.get_running_loop().run_in_executor(self._threads, attempt, time.monotonic() + TIMEOUT)
+
+    async def sweep(self, model: type[SQLModel], outdated: ColumnElement[bool]) -> None:
+        """Remove all rows that are out of date: some at a time, so that others come in between."""
+        while await self.write(_sweep, model, outdated) == SWEPT:
+            pass
+
+    async def listen(self, channel: str, heard: Callable[[], object]) -> None:
+        """Call `heard` when PostgreSQL notifies of this channel, and whenever it may have done so unheard.
+
+        Uses a connection of its own, and does not end before it is cancelled. On SQLite there is nothing to hear.
+        """
+        if self.dialect == "sqlite":
+            return
+        pause = LISTEN_AGAIN[0]
+        while True:
+            connection, lost = None, asyncio.Event()
+            try:
+                connection = await connector(self._url)()
+                connection.add_termination_listener(lambda _, lost=lost: lost.set())
+                await connection.add_listener(channel, lambda *_: heard())
+                heard()
+                pause = LISTEN_AGAIN[0]
+                await lost.wait()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pass  # who listens looks for himself from time to time
+            finally:
+                if connection:
+                    connection.terminate()
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
+            pause = min(2 * pause, LISTEN_AGAIN[1])
 
     async def close(self) -> None:
         self._threads.shutdown()  # within TIMEOUT

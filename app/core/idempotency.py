@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import JSON, and_, delete
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.core.db import insert, now, quota, sweep
+from app.core import jobs
+from app.core.db import insert, now, quota
 from app.core.errors import AppError
 
 LIFETIME = timedelta(hours=24)
@@ -51,7 +52,6 @@ def once(
     this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     too_old = col(IdempotencyKey.created_at) < now() - LIFETIME
     session.execute(delete(IdempotencyKey).where(*this, too_old))  # type: ignore[arg-type]  # SQLModel types columns as values
-    sweep(session, IdempotencyKey, too_old)
     values = {"user_id": user_id, "key": key, "fingerprint": fingerprint, "created_at": now()}
     claim = insert(session, IdempotencyKey).values(**values, status=0, headers={}, body=b"").on_conflict_do_nothing()
     claimed = session.execute(claim).rowcount == 1  # type: ignore[attr-defined]  # a CursorResult
@@ -63,3 +63,8 @@ def once(
     quota(session, and_(this[0], ~too_old), MOST)  # type: ignore[arg-type]
     row.sqlmodel_update(answer(session).model_dump())
     return row
+
+
+@jobs.every(hours=1)
+async def sweep_keys(context: jobs.Context) -> None:
+    await context.db.sweep(IdempotencyKey, col(IdempotencyKey.created_at) < now() - LIFETIME)

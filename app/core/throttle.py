@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, case, delete, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from app.core.db import Database, insert, now, sweep
+from app.core import jobs
+from app.core.db import Database, insert, now
 from app.core.errors import AppError
 from app.core.logs import event
 from app.core.security import pseudonym
@@ -114,7 +115,6 @@ class Attempt:
             },
         ).returning(col(Bucket.key), col(Bucket.count), col(Bucket.ends_at))
         counted = session.execute(upsert).all()
-        sweep(session, Bucket, over)  # last, because it holds what it takes: nobody is waited for after that
         exceeded = {key: ends_at for key, count, ends_at in counted if count > self._limits[key].most}
         known = session.get(Bucket, self._known) if exceeded else None
         if known and known.ends_at > moment:
@@ -138,6 +138,11 @@ def _locked(session: Session, keys: Collection[str]) -> ColumnElement[bool]:
     these = col(Bucket.key).in_(keys)
     session.exec(select(Bucket.key).where(these).order_by(col(Bucket.key)).with_for_update()).all()
     return these
+
+
+@jobs.every(minutes=10)
+async def sweep_buckets(context: jobs.Context) -> None:
+    await context.db.sweep(Bucket, col(Bucket.ends_at) <= now())
 
 
 def network(address: str) -> str:

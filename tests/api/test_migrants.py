@@ -26,10 +26,9 @@ from app import users
 from app.core import security
 from app.core.imported_hashes import Bcrypt, Pbkdf2
 from app.core.security import Passwords, Verdict
-from app.emails import any_due
 from app.users import User
 from tests.api.test_auth import log_in
-from tests.conftest import HASHED, PASSWORD, add_user, client_at, on_sqlite, outcome
+from tests.conftest import HASHED, PASSWORD, add_user, any_due, client_at, on_sqlite, outcome
 from tests.service import ROOT, Service, environment
 
 INCORRECT_LOGIN = (401, "incorrect_login")

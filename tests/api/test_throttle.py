@@ -16,7 +16,7 @@ from app.core import throttle
 from app.core.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Bucket, TooManyRequests
 from app.users import User
 from tests.api.test_auth import log_in
-from tests.conftest import PASSWORD, add_user, client_at, on_sqlite, outcome
+from tests.conftest import PASSWORD, add_user, client_at, on_sqlite, outcome, run_job
 from tests.service import NO_TLS, Service, serving
 
 Clients = Callable[[User], httpx2.Client]
@@ -344,6 +344,7 @@ def test_counts_that_are_over_are_removed(
     clock.shift(DAY)
     for _ in range(2):
         forget(client)
+    run_job(service, throttle.sweep_buckets)
     assert [bucket.count for bucket in buckets(service)] == [2, 2, 2]
 
 

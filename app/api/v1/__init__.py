@@ -4,9 +4,9 @@ from types import ModuleType
 
 from fastapi import APIRouter
 
-from app.api.v1 import auth, emails, items, users
+from app.api.v1 import auth, emails, items, jobs, users
 
-DOMAINS = (auth, users, items, emails)
+DOMAINS = (auth, users, items, emails, jobs)
 
 
 def tag(routes: ModuleType) -> dict[str, str]:

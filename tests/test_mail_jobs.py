@@ -1,4 +1,4 @@
-"""The sender: what becomes of a message whose server, database or sender fails."""
+"""Mail as a job: what becomes of a message whose server, database or worker fails."""
 
 import asyncio
 import io
@@ -16,14 +16,16 @@ import httpx2
 import pytest
 import time_machine
 from aiosmtpd.smtp import SMTP
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from app import emails
+from app import emails, jobs
 from app.core import migrations
 from app.core.db import now
+from app.core.jobs import Job
 from app.emails import Email
 from app.users import User
-from tests.conftest import HASHED, Mailbox, on_sqlite
+from tests.conftest import HASHED, Mailbox, on_sqlite, run_job
 from tests.postgres import Postgres, free_port
 from tests.service import NO_TLS, Process, Service, elsewhere, environment, serving, until
 from tests.smtp import ACCEPTED, Reply, SmtpServer, after, hang, hang_up
@@ -73,9 +75,12 @@ def delete_all(session: Session) -> None:
         session.delete(email)
 
 
-def age(session: Session, by: timedelta) -> None:
-    for email in stored(session):
-        email.due_at -= by
+def end_leases(session: Session) -> None:
+    session.execute(update(Job).where(col(Job.status) == "running").values(due_at=now()))
+
+
+def planned(session: Session) -> bool:
+    return session.exec(select(Job.id).where(col(Job.occurrence).is_not(None))).first() is not None
 
 
 def wait_of(email: Email, since: datetime) -> float:
@@ -247,8 +252,9 @@ def test_what_cannot_be_composed_is_given_up_and_holds_up_nothing_else(
 ) -> None:
     def poison(session: Session) -> None:
         for _ in range(5):  # more than one sender sends at a time
-            session.add(Email(kind=kind, email="poison@example.com", context=context))
-            session.flush()
+            email = Email(kind=kind, email="poison@example.com", context=context)
+            session.add(email)
+            jobs.queue(session, emails.deliver, email_id=email.id)
 
     service.write(poison)
     service.write(queue, ADA, "bob@example.com")
@@ -260,7 +266,7 @@ def test_what_cannot_be_composed_is_given_up_and_holds_up_nothing_else(
     assert [(email.status, email.attempts) for email in dead] == [("dead", 8)] * 5
     for email in dead:
         assert_mentioned(said, email)
-    assert "email not sent" in log.getvalue()
+    assert "job failed" in log.getvalue()
     assert "example.com" not in log.getvalue()
 
 
@@ -292,7 +298,7 @@ def test_a_token_that_the_server_quotes_is_kept_nowhere(
     (token,) = tokens
     everything = "".join((repr(service.read(stored)), listed.text, log.getvalue()))
     assert token not in everything
-    assert "email not sent" in log.getvalue()
+    assert "job failed" in log.getvalue()
     assert ada.email not in log.getvalue()
 
 
@@ -319,6 +325,7 @@ def test_what_was_queued_30_days_ago_is_forgotten(service: Service) -> None:
 
     service.write(add)
     service.write(queue)
+    run_job(service, emails.sweep_emails)
     kept = {email.email for email in service.read(stored)}
     assert kept == {"queued-29", "sent-29", "dead-29", ADA}
 
@@ -336,13 +343,13 @@ def test_a_message_that_was_deleted_meanwhile_is_forgotten(
     assert (len(smtp.letters), service.read(stored)) == (1, [])
 
 
-SENDER = [sys.executable, "-m", "app.sender"]
+WORKER = [sys.executable, "-m", "app.worker"]
 
 
 @contextmanager
 def sending(database_url: str, output: Path, **values: str) -> Iterator[Process]:
-    """`python -m app.sender` as a real process."""
-    process = Process(SENDER, environment(database_url, **values), output)
+    """`python -m app.worker` as a real process."""
+    process = Process(WORKER, environment(database_url, **values), output)
     try:
         yield process
     finally:
@@ -350,13 +357,13 @@ def sending(database_url: str, output: Path, **values: str) -> Iterator[Process]
 
 
 def told(process: Process) -> list[str]:
-    """What a sender logged of messages, which neither names an address nor quotes a token."""
+    """What a worker logged of messages, which neither names an address nor quotes a token."""
     assert "example.com" not in process.text
     assert "token=" not in process.text
-    return re.findall(r"email (?:not )?sent", process.text)
+    return re.findall(r"job (?:done|failed)(?= name=send_email)", process.text)
 
 
-def test_four_senders_send_every_message_once(migrated_url: str, smtp: SmtpServer, tmp_path: Path) -> None:
+def test_four_workers_send_every_message_once(migrated_url: str, smtp: SmtpServer, tmp_path: Path) -> None:
     everyone = [f"user{number}@example.com" for number in range(200)]
     elsewhere(migrated_url, queue, *everyone)
     smtp.replies["DATA"] = after(lambda: len(smtp.offered) >= 4 * 4)  # which takes all four of them
@@ -374,7 +381,7 @@ def test_four_senders_send_every_message_once(migrated_url: str, smtp: SmtpServe
     assert len(smtp.offered) == 200
     assert {(email.status, email.attempts) for email in elsewhere(migrated_url, stored)} == {("sent", 1)}
     assert sum(map(len, sent)) == 200
-    assert all(set(each) == {"email sent"} for each in sent)
+    assert all(set(each) == {"job done"} for each in sent)
 
 
 def add_ada(session: Session) -> None:
@@ -392,7 +399,7 @@ def send_rest(serve: Serve, smtp: SmtpServer) -> None:
     before = len(smtp.letters)
     service.run(mailbox.deliver())
     assert len(smtp.letters) == before
-    service.write(age, emails.LEASE)
+    service.write(end_leases)
     for _ in range(2):
         service.run(mailbox.deliver())
 
@@ -402,7 +409,7 @@ def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
 ) -> None:
     elsewhere(migrated_url, add_ada)
     smtp.replies["RCPT"] = hang
-    with serving(migrated_url, tmp_path / "log", MAIL_SENDER_ENABLED="true", MAIL_URL=smtp.url) as (url, process):
+    with serving(migrated_url, tmp_path / "log", WORKER_ENABLED="true", MAIL_URL=smtp.url) as (url, process):
         ask_for_mail(url)
         until(lambda: smtp.commands["RCPT"] == 1)
         process.signal(signal.SIGKILL)
@@ -418,7 +425,7 @@ def test_a_service_that_is_killed_before_it_has_noted_what_it_sent_sends_the_sam
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path
 ) -> None:
     elsewhere(migrated_url, add_ada)
-    with serving(migrated_url, tmp_path / "log", MAIL_SENDER_ENABLED="true", MAIL_URL=smtp.url) as (url, process):
+    with serving(migrated_url, tmp_path / "log", WORKER_ENABLED="true", MAIL_URL=smtp.url) as (url, process):
 
         async def accept_and_kill(server: SMTP) -> str:
             process.signal(signal.SIGKILL)
@@ -435,14 +442,14 @@ def test_a_service_that_is_killed_before_it_has_noted_what_it_sent_sends_the_sam
     assert (email.status, email.attempts) == ("sent", 2)
 
 
-EXIT_CODE = {"service": -signal.SIGTERM, "sender": 0}  # uvicorn passes the signal on
+EXIT_CODE = {"service": -signal.SIGTERM, "worker": 0}  # uvicorn passes the signal on
 
 
 @contextmanager
 def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Iterator[Process]:
     """A process that waits for the server's word on a message."""
     elsewhere(migrated_url, queue)
-    values = {"MAIL_SENDER_ENABLED": "true", "MAIL_URL": smtp.url}
+    values = {"WORKER_ENABLED": "true", "MAIL_URL": smtp.url}
     with ExitStack() as stack:
         if by == "service":
             _, process = stack.enter_context(serving(migrated_url, output, **values))
@@ -452,7 +459,7 @@ def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Itera
         yield process
 
 
-@pytest.mark.parametrize("by", ["service", "sender"])
+@pytest.mark.parametrize("by", ["service", "worker"])
 def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path, by: str
 ) -> None:
@@ -471,7 +478,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
 
 
 @on_sqlite
-@pytest.mark.parametrize("by", ["service", "sender"])
+@pytest.mark.parametrize("by", ["service", "worker"])
 def test_who_is_told_to_stop_finishes_what_it_has_begun(
     migrated_url: str, smtp: SmtpServer, tmp_path: Path, by: str
 ) -> None:
@@ -481,43 +488,50 @@ def test_who_is_told_to_stop_finishes_what_it_has_begun(
         process.signal(signal.SIGTERM)
         threading.Timer(1, released.set).start()
         assert process.wait(10) == EXIT_CODE[by]
-        assert told(process) == ["email sent"]
+        assert told(process) == ["job done"]
     assert [letter.recipients for letter in smtp.letters] == [[ADA]]
     (email,) = elsewhere(migrated_url, stored)
     assert (email.status, email.attempts) == ("sent", 1)
 
 
 @on_sqlite
-def test_a_sender_without_a_server_to_send_by_does_not_start(migrated_url: str, tmp_path: Path) -> None:
+def test_a_worker_without_a_server_to_send_by_says_so_and_leaves_mail_to_others(
+    migrated_url: str, tmp_path: Path
+) -> None:
+    elsewhere(migrated_url, queue)
     with sending(migrated_url, tmp_path / "log", ENVIRONMENT="production") as process:
-        assert process.wait() == 1
-        assert process.text == "MAIL_URL: is required to send mail\n"
+        until(lambda: "MAIL_URL is not set: mail is queued, and not sent" in process.text)
+        until(lambda: elsewhere(migrated_url, planned))
+        process.signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    (email,) = elsewhere(migrated_url, stored)
+    assert (email.status, email.attempts) == ("queued", 0)
 
 
 def test_a_service_without_a_server_to_send_by_keeps_its_mail_until_there_is_one(
     serve: Serve, smtp: SmtpServer
 ) -> None:
-    service = serve(environment="production", mail_url=None, mail_sender_enabled=True)
+    service = serve(environment="production", mail_url=None, worker_enabled=True)
     service.write(add_ada)
     ask_for_mail(service.url)
     email = only(service)
     assert (email.status, email.attempts, email.last_error) == ("queued", 0, None)
-    serve(mail_url=smtp.url, mail_sender_enabled=True)
+    serve(mail_url=smtp.url, worker_enabled=True)
     until(lambda: only(service).status == "sent")
     assert [letter.message["Subject"] for letter in smtp.letters] == ["Set a new password for Onefold"]
 
 
-def test_a_sender_goes_on_when_its_database_is_back(server: Postgres, smtp: SmtpServer, tmp_path: Path) -> None:
+def test_a_worker_goes_on_when_its_database_is_back(server: Postgres, smtp: SmtpServer, tmp_path: Path) -> None:
     server.start()
     migrations.upgrade(server.url())
     with sending(server.url(), tmp_path / "log", MAIL_URL=smtp.url) as process:
         elsewhere(server.url(), queue)
-        until(lambda: told(process) == ["email sent"])
+        until(lambda: told(process) == ["job done"])
         server.stop()
-        until(lambda: "the outbox cannot be read" in process.text)
+        until(lambda: "the queue cannot be read" in process.text)
         server.start()
         elsewhere(server.url(), queue, "bob@example.com")
         until(lambda: len(smtp.letters) == 2)
         process.signal(signal.SIGTERM)
         assert process.wait(10) == 0
-        assert told(process) == ["email sent"] * 2
+        assert told(process) == ["job done"] * 2

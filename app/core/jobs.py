@@ -1,0 +1,404 @@
+"""Jobs: work that is queued in a transaction, and run by a worker once that is committed. A crash loses none."""
+
+import inspect
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple, NotRequired, TypeVar, Unpack, get_type_hints, overload
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+from pydantic import TypeAdapter, ValidationError, with_config
+from sqlalchemy import JSON, Index, String, UniqueConstraint, and_, bindparam, delete, event, func, update
+from sqlalchemy import select as select_columns
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Field, Session, col
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from uuid_utils.compat import uuid7
+
+from app.core.db import Database, Record, now
+from app.core.fields import Line
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHANNEL = "onefold_jobs"
+"""What PostgreSQL notifies of: a job was queued."""
+LEASE = timedelta(minutes=1)
+"""For how long a worker has a job to itself, unless it extends that."""
+KEPT: dict[str, timedelta] = {"done": timedelta(days=1), "dead": timedelta(days=30)}
+"""How long a job is kept that has ended."""
+_DUE_AT_ONCE = 100
+_LOCK = 0x6A6F6273  # "jobs", the key of the advisory lock
+
+Status = Literal["waiting", "queued", "running", "done", "dead"]
+
+
+class Failed(Exception):
+    """Raised by a job that cannot be done now: it is tried again. Superusers see the text: no secrets in it."""
+
+
+class GiveUp(Failed):
+    """Raised by a job that can never be done: it is dead at once."""
+
+
+class JobPublic(Record):
+    name: Line = Field(max_length=64)
+    status: Status = Field(default="queued", sa_type=String(7))
+    priority: int = Field(default=0, description="The lower the number, the earlier it is run")
+    attempts: int = Field(default=0, description="How often it was begun")
+    due_at: datetime = Field(default_factory=now, description="When it ends to wait, or the worker's lease ends")
+    occurrence: datetime | None = Field(default=None, description="The time of its schedule for which it is run")
+    last_error: Line | None = Field(default=None, max_length=255)
+    arguments: dict[str, Any] | None = Field(
+        default_factory=dict, sa_type=JSON, description="Shown where the job says so"
+    )
+
+
+class Job(JobPublic, table=True):
+    """A job is `queued` when it may begin: the clock is asked only for those that are `waiting` or `running`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("name", "key"),
+        UniqueConstraint("name", "occurrence"),
+        Index(None, "status", "priority", "id"),
+        Index(None, "status", "due_at"),
+        Index(None, "created_at", "id"),
+    )
+
+    key: str | None = Field(default=None, max_length=255)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a coroutine is given to work with."""
+
+    db: Database
+
+
+class Options(TypedDict, total=False):
+    name: str
+    """How the table knows the job: stable, whatever becomes of the function."""
+    tries: int
+    backoff: float
+    """Seconds until the second try; each further pause is three times as long."""
+    timeout: float
+    """Seconds that one try may take."""
+    limit: int
+    """How many of them run at a time, in all workers together."""
+    priority: int
+    show_arguments: bool
+    """Whether superusers see the arguments."""
+    when: Callable[[Any], bool]
+    """Which workers run it, by their context."""
+    after: Callable[..., None]
+    """Called as `after(session, job, **arguments)`, in the transaction that notes what became of it."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    name: str
+    function: Callable[..., Any]
+    arguments: TypeAdapter[dict[str, Any]]
+    is_unit: bool
+    following: Callable[[datetime], datetime] | None
+    """The first time after another at which it is scheduled."""
+    tries: int = 8
+    backoff: float = 30
+    timeout: float = 60
+    limit: int | None = None
+    priority: int = 0
+    show_arguments: bool = False
+    when: Callable[[Any], bool] = lambda _context: True
+    after: Callable[..., None] | None = None
+
+
+JOBS: dict[str, Definition] = {}
+"""Every job of this process, by name."""
+_names: dict[Callable[..., Any], str] = {}
+
+
+@overload
+def job(function: F, /) -> F: ...
+@overload
+def job(**options: Unpack[Options]) -> Callable[[F], F]: ...
+def job(function: Any = None, /, **options: Any) -> Any:
+    """Make a function a job, which is called with typed keyword arguments.
+
+    `def resize(session: Session, *, photo_id: UUID)` is a unit of work: what it writes and that it is done are
+    committed together, so it takes effect exactly once. `async def` is given a Context, and is run at least once: again
+    after a crash, so a second run must do no harm.
+    """
+    return _define(function, options) if function else lambda function: _define(function, options)
+
+
+def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: Unpack[Options]) -> Callable[[F], F]:
+    """Make a function a job that is run at whole multiples of an interval since 1970 (UTC)."""
+    interval = timedelta(days=days, hours=hours, minutes=minutes)
+    if interval <= timedelta(0):
+        raise ValueError("an interval must be longer than nothing")
+    epoch = datetime.fromtimestamp(0, UTC)
+    return _scheduled(lambda after: after + interval - (after - epoch) % interval, options)
+
+
+def cron(expression: str, timezone: str = "UTC", **options: Unpack[Options]) -> Callable[[F], F]:
+    """Make a function a job that is run at the times of a cron expression (five fields), as Debian's cron does it.
+
+    A time that daylight saving skips is made up for at once, and one that comes twice counts once; `*` counts both.
+    """
+    zone = ZoneInfo(timezone)
+
+    def following(after: datetime) -> datetime:
+        return next(CronSim(expression, after.astimezone(zone))).astimezone(UTC)
+
+    following(now())  # a wrong expression is refused here
+    return _scheduled(following, options)
+
+
+def _scheduled(following: Callable[[datetime], datetime], options: Any) -> Callable[[F], F]:
+    return lambda function: _define(function, {"limit": 1} | options, following)
+
+
+def _define(function: F, options: Any, following: Callable[[datetime], datetime] | None = None) -> F:
+    name = options.pop("name", function.__name__)
+    _first, *parameters = inspect.signature(function).parameters.values()
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for each in parameters:
+        is_option, is_required = each.name in ("key", "run_at", "priority"), each.default is each.empty
+        if each.kind != each.KEYWORD_ONLY or each.name not in hints or is_option:
+            raise TypeError(f"job {name}: {each.name} must be keyword-only, have a type, and not be named as an option")
+        if is_required and following:
+            raise TypeError(f"job {name}: {each.name} needs a default, because a schedule gives no arguments")
+        fields[each.name] = hints[each.name] if is_required else NotRequired[hints[each.name]]
+    if name in JOBS:
+        raise ValueError(f"job {name}: there are two of this name")
+    shape: Any = with_config(extra="forbid")(TypedDict(name, fields))  # type: ignore[operator]  # a name that varies
+    is_unit = not inspect.iscoroutinefunction(function)
+    JOBS[name] = Definition(name, function, TypeAdapter(shape), is_unit, following, **options)
+    _names[function] = name
+    return function
+
+
+def queue(
+    session: Session,
+    job: Callable[..., Any] | str,
+    /,
+    *,
+    key: str | None = None,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    **arguments: Any,
+) -> uuid.UUID | None:
+    """Have a job run if this transaction is committed: then, or at `run_at`. Answers its id.
+
+    While one with the same `key` has not begun, no other is queued, and None is answered. Raises LookupError for a
+    job that is not known, and ValidationError for arguments that are not those of the job.
+    """
+    definition = JOBS[_names.get(job, "") if callable(job) else job]
+    stored = definition.arguments.dump_python(definition.arguments.validate_python(arguments), mode="json")
+    return _insert(session, definition, run_at, key=key, priority=priority, arguments=stored)
+
+
+def _insert(
+    session: Session, definition: Definition, run_at: datetime | None, *, priority: int | None = None, **values: Any
+) -> uuid.UUID | None:
+    moment = now()
+    waits = run_at is not None and run_at > moment
+    new = {
+        "id": uuid7(),
+        "created_at": moment,
+        "updated_at": moment,
+        "name": definition.name,
+        "status": "waiting" if waits else "queued",
+        "priority": definition.priority if priority is None else priority,
+        "attempts": 0,
+        "due_at": run_at if waits else moment,
+    }
+    row = session.connection().execute(_INSERT[_dialect(session)], new | values).first()
+    _wake_after_commit(session)
+    return row[0] if row else None
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+_NOTIFY = func.pg_notify(CHANNEL, "")
+# One statement that notifies too: a request waits for each. All are built once, which takes most of their time.
+_INSERT = {
+    "sqlite": sqlite.insert(Job).on_conflict_do_nothing().returning(col(Job.id)),
+    "postgresql": postgresql.insert(Job).on_conflict_do_nothing().returning(col(Job.id), _NOTIFY),
+}
+
+WAKERS: set[Callable[[], object]] = set()
+"""Called when a job may have been queued by this process, in any thread."""
+
+
+def wake(session: Session) -> None:
+    """Have the workers look for jobs once this transaction is committed."""
+    if _dialect(session) == "postgresql":
+        session.execute(select_columns(_NOTIFY))
+    _wake_after_commit(session)
+
+
+def _wake_after_commit(session: Session) -> None:
+    def committed(_session: Session) -> None:
+        for each in list(WAKERS):
+            each()
+
+    event.listen(session, "after_commit", committed, once=True)
+
+
+def plan(session: Session, names: Collection[str], *, after: datetime | None = None) -> None:
+    """Queue the next occurrence of these jobs, where they have a schedule. One that is there already stays."""
+    for definition in map(JOBS.__getitem__, names):
+        if definition.following:
+            occurrence = definition.following(max(after or now(), now()))
+            if _insert(session, definition, occurrence, occurrence=occurrence, arguments={}):
+                # If others were planned for later, the schedule was changed since, or the clock.
+                later = and_(col(Job.name) == definition.name, col(Job.occurrence) > occurrence)
+                session.execute(delete(Job).where(later, col(Job.status) == "waiting", col(Job.attempts) == 0))
+
+
+class Claim(NamedTuple):
+    """A job that a worker holds."""
+
+    id: uuid.UUID
+    name: str
+    attempts: int
+    occurrence: datetime | None
+    arguments: Any
+
+
+_NAMED = col(Job.name).in_(bindparam("names", expanding=True))
+_QUEUED = and_(col(Job.status) == "queued", _NAMED)
+_LATER = col(Job.status).in_(("waiting", "running"))
+_NEXT_DUE = select_columns(
+    select_columns(col(Job.id)).where(_QUEUED).limit(1).exists(),
+    *(
+        select_columns(func.min(Job.due_at)).where(col(Job.status) == status).scalar_subquery()
+        for status in ("waiting", "running")
+    ),
+)
+_DUE = select_columns(col(Job.id)).where(_LATER, col(Job.due_at) <= bindparam("moment")).order_by(col(Job.due_at))
+_PROMOTE = (
+    update(Job)
+    .where(col(Job.id).in_(_DUE.limit(_DUE_AT_ONCE).with_for_update(skip_locked=True)))
+    .values(status="queued")
+)
+_FIRST = (
+    select_columns(col(Job.id), col(Job.name))
+    .where(_QUEUED)
+    .order_by(col(Job.priority), col(Job.id))
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    update(Job)
+    .where(col(Job.id).in_(bindparam("ids", expanding=True)))
+    .values(status="running", attempts=col(Job.attempts) + 1, due_at=bindparam("until"), key=None)
+    .returning(*(getattr(Job, name) for name in Claim._fields))
+)
+# While it is held, nobody else has claimed it: every claim is another attempt.
+_HELD = update(Job).where(
+    col(Job.id) == bindparam("held_id"), col(Job.attempts) == bindparam("attempt"), col(Job.status) == "running"
+)
+
+
+def next_due(session: Session, names: Collection[str]) -> tuple[bool, datetime | None]:
+    """Whether one of these jobs may begin, and when something else is to be done."""
+    is_ready, *due_at = session.connection().execute(_NEXT_DUE, {"names": list(names)}).one()
+    return is_ready, min(filter(None, due_at), default=None)
+
+
+def claim(session: Session, names: Collection[str], most: int) -> Sequence[Claim]:
+    """Up to so many of these jobs, which are to be begun: no other worker gets them before LEASE is over."""
+    moment, connection = now(), session.connection()
+    connection.execute(_PROMOTE, {"moment": moment})
+    found = _first(session, names, most)
+    if any(JOBS[name].limit for _, name in found):
+        found = _within_limits(session, names, most)
+    if not found:
+        return []
+    ids = [job_id for job_id, _ in found]
+    rows = connection.execute(_CLAIM, {"ids": ids, "until": moment + LEASE})
+    claims = sorted((Claim(*row) for row in rows), key=lambda claimed: ids.index(claimed.id))
+    for claimed in claims:
+        if claimed.occurrence:
+            plan(session, [claimed.name], after=claimed.occurrence)
+    return claims
+
+
+def _first(session: Session, names: Collection[str], most: int) -> Sequence[Any]:
+    return session.connection().execute(_FIRST, {"names": list(names), "most": most}).all()
+
+
+def _within_limits(session: Session, names: Collection[str], most: int) -> Sequence[Any]:
+    """The first jobs of those names of which fewer are running than may be."""
+    if _dialect(session) == "postgresql":  # SQLite has one writer
+        session.execute(select_columns(func.pg_advisory_xact_lock(_LOCK)))
+    room = {name: JOBS[name].limit or most for name in names}
+    running = select_columns(col(Job.name), func.count()).where(col(Job.status) == "running", col(Job.name).in_(room))
+    for name, many in session.execute(running.group_by(col(Job.name))):
+        room[name] -= many if JOBS[name].limit else 0
+    found = []
+    for each in _first(session, [name for name in names if room[name] > 0], most):
+        room[each.name] -= 1
+        if room[each.name] >= 0:
+            found.append(each)
+    return found
+
+
+def settle(session: Session, claimed: Claim, /, status: Status, **values: Any) -> bool:
+    """Note what became of a job, unless another worker has it by now."""
+    change = _HELD.values(status=status, **values)
+    if JOBS[claimed.name].after is None:
+        return session.connection().execute(change, _held(claimed)).rowcount == 1
+    job = session.scalars(change.returning(Job), _held(claimed)).first()
+    if job:
+        follow_up(session, job)
+    return job is not None
+
+
+def extend(session: Session, claimed: Collection[Claim]) -> None:
+    """Have these for another LEASE."""
+    for each in claimed:
+        session.connection().execute(_HELD.values(due_at=now() + LEASE), _held(each))
+
+
+def _held(claimed: Claim) -> dict[str, Any]:
+    return {"held_id": claimed.id, "attempt": claimed.attempts}
+
+
+def follow_up(session: Session, job: Job) -> None:
+    """Call what a job's definition says is to be called after a change of its status."""
+    definition = JOBS.get(job.name)
+    if definition and definition.after:
+        try:
+            arguments = definition.arguments.validate_python(job.arguments)
+        except ValidationError:  # of another release
+            return
+        definition.after(session, job, **arguments)
+
+
+class Depth(NamedTuple):
+    name: str
+    status: str
+    many: int
+    oldest: datetime
+    """When the first of them was due."""
+
+
+def depth(session: Session) -> list[Depth]:
+    """How many jobs there are of each name that are not done, and since when: for metrics."""
+    groups = select_columns(col(Job.name), col(Job.status), func.count(), func.min(Job.due_at))
+    rows = session.execute(groups.where(col(Job.status) != "done").group_by(col(Job.name), col(Job.status)))
+    return [Depth(*row) for row in rows]
+
+
+@every(hours=1)
+async def sweep_jobs(context: Context) -> None:
+    for status, kept in KEPT.items():
+        await context.db.sweep(Job, and_(col(Job.status) == status, col(Job.updated_at) < now() - kept))
