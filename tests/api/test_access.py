@@ -36,7 +36,8 @@ ACCESS = {
     "GET /docs/assets": EVERYONE,
     "GET /favicon.ico": EVERYONE,
 }
-FILES = {"/docs/assets": "/docs/assets/swagger-ui.css"}
+FILES = {"/docs/assets": "/docs/assets/swagger-ui.css", "/favicon.ico": "/favicon.ico"}
+"""What is a file, which a browser may keep, and the path to ask for it."""
 PREFIX = "/api/v1/"
 
 REMEDY = """Who may call these routes? Only you know: add a row for each to ACCESS in the file named below.
