@@ -256,7 +256,7 @@ def test_who_is_not_logged_in_is_told_how(
 @on_one_database
 def test_a_token_that_has_expired_is_told_so(client: httpx2.Client, ada: User) -> None:
     token = encode_token("access", ada.id, ada.id, timedelta(minutes=-1), key=KEY, algorithm="HS256")
-    answer = client.get("/api/v1/items/", headers={"Origin": ORIGIN, "Authorization": f"Bearer {token}"})
+    answer = client.get("/api/v1/users/", headers={"Origin": ORIGIN, "Authorization": f"Bearer {token}"})
     detail = "The access token has expired: log in again"
     check(answer, {"title": "Unauthorized", "status": 401, "detail": detail, "code": "invalid_token"})
     challenge = f'Bearer error="invalid_token", error_description="{detail}"'

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from sqlalchemy import make_url, text
 
-from app import items, users
+from app import emails, users
 from app.core import migrations
 from app.core.db import TIMEOUT, connector, create_file
 from tests.conftest import NO_POSTGRESQL, PASSWORD, add, add_user, admin, client_at, execute, skip
@@ -28,11 +28,12 @@ from tests.test_db import Serve, assert_unavailable, fill_the_pool
 from tests.test_prestart import prestart as prestart
 
 OUTDATED = "The schema is not up to date: run scripts/prestart.sh"
-ITEMS = "/api/v1/items/"
+EMAILS = "/api/v1/emails/"
 
 
 def write(client: httpx2.Client) -> httpx2.Response:
-    return client.post(ITEMS, json={"title": "Notes"})
+    """By a superuser."""
+    return client.post(EMAILS, json={"email": "ada@example.com"})
 
 
 @pytest.fixture
@@ -80,55 +81,59 @@ def is_read_only(service: Service) -> bool:
 
 
 def test_a_read_only_server_serves_reads_and_answers_writes_with_503(primary: Postgres) -> None:
-    with running(primary.url()) as service, client_at(service.url, add_user(service, "ada")) as client:
+    with (
+        running(primary.url()) as service,
+        client_at(service.url, add_user(service, "ada", is_superuser=True)) as client,
+    ):
         set_read_only(primary, "on")
         until(lambda: is_read_only(service))
         for _ in range(2):
             assert_unavailable(write(client))
-            assert client.get(ITEMS).status_code == 200
+            assert client.get(EMAILS).status_code == 200
         set_read_only(primary, "off")
         until(lambda: not is_read_only(service))
-        assert write(client).status_code == 201
+        assert write(client).status_code == 202
 
 
 def test_a_standby_serves_reads_and_after_its_promotion_writes(primary: Postgres, standby: Postgres) -> None:
-    ada = elsewhere(primary.url(), add, "ada")
+    ada = elsewhere(primary.url(), add, "ada", is_superuser=True)
     with running(standby.url()) as service, client_at(service.url, ada) as client:
         until(lambda: bool(service.read(users.find_by_email, "ada@example.com")))
-        assert client.get(ITEMS).status_code == 200
+        assert client.get(EMAILS).status_code == 200
         assert_unavailable(write(client))
         standby.promote()
-        assert write(client).status_code == 201
+        assert write(client).status_code == 202
 
 
 def test_of_several_hosts_the_one_that_takes_writes_is_found(primary: Postgres, standby: Postgres) -> None:
-    ada = elsewhere(primary.url(), add, "ada")
+    ada = elsewhere(primary.url(), add, "ada", is_superuser=True)
     with (
         running(both(primary, standby)) as service,
         running(both(standby, primary)) as other,
         client_at(service.url, ada) as client,
         client_at(other.url, ada) as other_client,
     ):
-        assert [write(each).status_code for each in (client, other_client)] == [201, 201]
+        assert [write(each).status_code for each in (client, other_client)] == [202, 202]
         primary.stop()
         for each in (client, other_client):
             assert_unavailable(write(each))
             assert_unavailable(each.get("/health/ready"))
         standby.promote()
-        assert [write(each).status_code for each in (client, other_client)] == [201, 201]
+        assert [write(each).status_code for each in (client, other_client)] == [202, 202]
 
 
 def test_connections_to_a_primary_that_became_read_only_are_left_for_the_new_one(
     primary: Postgres, standby: Postgres
 ) -> None:
-    ada = elsewhere(primary.url(), add, "ada")
+    ada = elsewhere(primary.url(), add, "ada", is_superuser=True)
     with running(both(primary, standby)) as service, client_at(service.url, ada) as client:
         service.run(fill_the_pool(service))
         standby.promote()
         set_read_only(primary, "on")
         until(lambda: is_read_only(service))
-        assert write(client).status_code == 201
-        assert [item.title for item in elsewhere(standby.url(), items.page, ada, items.ItemPage()).rows] == ["Notes"]
+        assert write(client).status_code == 202
+        found = elsewhere(standby.url(), emails.page, ada, emails.EmailPage()).rows
+        assert [email.kind for email in found] == ["message", "verify_email"]
 
 
 @pytest.fixture
@@ -154,10 +159,10 @@ def test_a_host_that_hangs_is_passed_over_within_the_time_limit(
     primary: Postgres, hanging: socket.socket, prestart: Callable[..., Process]
 ) -> None:
     url = f"postgresql://onefold@127.0.0.1:{hanging.getsockname()[1]},127.0.0.1:{primary.port}/postgres"
-    ada = elsewhere(primary.url(), add, "ada")
+    ada = elsewhere(primary.url(), add, "ada", is_superuser=True)
     with running(url) as service, client_at(service.url, ada) as client, ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda _: write(client), range(5)))
-        assert [answer.status_code for answer in answers] == [201] * 5
+        assert [answer.status_code for answer in answers] == [202] * 5
     assert waiting(hanging)
     assert prestart(url).wait() == 0
 
@@ -189,14 +194,17 @@ def test_when_all_hosts_hang_the_answer_is_503(hanging: socket.socket) -> None:
 
 
 def test_a_damaged_table_is_503(primary: Postgres) -> None:
-    with running(primary.url()) as service, client_at(service.url, add_user(service, "ada")) as client:
-        assert write(client).status_code == 201
-        where = service.read(lambda session: session.scalar(text("SELECT pg_relation_filepath('items')")))
+    with (
+        running(primary.url()) as service,
+        client_at(service.url, add_user(service, "ada", is_superuser=True)) as client,
+    ):
+        assert write(client).status_code == 202
+        where = service.read(lambda session: session.scalar(text("SELECT pg_relation_filepath('emails')")))
         primary.stop()
         with (primary.data / str(where)).open("r+b") as file:
             file.write(random.Random(1).randbytes(8192))
         primary.start()
-        assert_unavailable(client.get(ITEMS))
+        assert_unavailable(client.get(EMAILS))
 
 
 Damage: TypeAlias = Callable[[Path], None]
@@ -270,14 +278,14 @@ def test_a_database_file_that_goes_or_is_damaged_is_503_until_it_is_back(tmp_pat
     def ask(client: httpx2.Client) -> list[httpx2.Response]:
         login = {"username": "ada@example.com", "password": PASSWORD}
         return [
-            client.get(ITEMS),
+            client.get(EMAILS),
             write(client),
             client.post("/api/v1/auth/login", data=login),
             client.get("/health/ready"),
         ]
 
-    with running(url) as service, client_at(service.url, add_user(service, "ada")) as client:
-        assert [answer.status_code for answer in ask(client)] == [200, 201, 200, 200]
+    with running(url) as service, client_at(service.url, add_user(service, "ada", is_superuser=True)) as client:
+        assert [answer.status_code for answer in ask(client)] == [200, 202, 200, 200]
         service.read(lambda session: session.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).all())
         shutil.copy(path, kept)
         damage(path)
@@ -292,8 +300,8 @@ def test_a_database_file_that_goes_or_is_damaged_is_503_until_it_is_back(tmp_pat
             path.rmdir()
         path.parent.mkdir(exist_ok=True)
         kept.replace(path)
-        assert [answer.status_code for answer in ask(client)] == [200, 201, 200, 200]
-        assert len(client.get(ITEMS).json()) == 2
+        assert [answer.status_code for answer in ask(client)] == [200, 202, 200, 200]
+        assert len(client.get(EMAILS).json()) == 2
 
 
 def test_a_service_that_starts_without_its_file_does_not_make_one(tmp_path: Path) -> None:
@@ -312,30 +320,30 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     path.parent.mkdir()
     url = make_url("sqlite://").set(database=str(path)).render_as_string()
     migrations.upgrade(url)
-    elsewhere(url, add, "ada")
+    elsewhere(url, add, "ada", is_superuser=True)
     assert path.stat().st_size > PAGE
     assert [each.name for each in path.parent.glob("*.db")] == [path.name]
 
 
-@pytest.mark.parametrize("missing", ["ALTER TABLE items DROP COLUMN description", "ALTER TABLE items RENAME TO old"])
+@pytest.mark.parametrize("missing", ["ALTER TABLE emails DROP COLUMN last_error", "ALTER TABLE emails RENAME TO old"])
 def test_on_an_older_schema_the_answer_is_to_run_prestart(serve: Serve, missing: str) -> None:
     service = serve()
     service.write(execute, missing, "UPDATE alembic_version SET version_num = 'older'")
-    with client_at(service.url, add_user(service, "ada")) as client:
-        for answer in (client.get(ITEMS), write(client), client.get("/health/ready")):
+    with client_at(service.url, add_user(service, "ada", is_superuser=True)) as client:
+        for answer in (client.get(EMAILS), write(client), client.get("/health/ready")):
             assert_unavailable(answer, OUTDATED)
         assert client.get("/api/v1/users/me").status_code == 200
 
 
-@pytest.mark.parametrize("missing", ["ALTER TABLE items DROP COLUMN description", "ALTER TABLE items RENAME TO old"])
+@pytest.mark.parametrize("missing", ["ALTER TABLE emails DROP COLUMN last_error", "ALTER TABLE emails RENAME TO old"])
 def test_on_the_right_schema_a_statement_that_names_what_is_not_there_is_a_defect(serve: Serve, missing: str) -> None:
     service = serve()
     service.write(execute, missing)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logging.getLogger().addHandler(handler)
-    with client_at(service.url, add_user(service, "ada")) as client:
-        answers = [client.get(ITEMS), write(client)]
+    with client_at(service.url, add_user(service, "ada", is_superuser=True)) as client:
+        answers = [client.get(EMAILS), write(client)]
     logging.getLogger().removeHandler(handler)
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(500, "internal_error")] * 2
     assert stream.getvalue().count("unhandled ") == 2
@@ -343,4 +351,4 @@ def test_on_the_right_schema_a_statement_that_names_what_is_not_there_is_a_defec
 
 
 def client_is_told_nothing(answers: list[httpx2.Response]) -> bool:
-    return not any(word in answer.text for answer in answers for word in ("description", "items", "SELECT"))
+    return not any(word in answer.text for answer in answers for word in ("last_error", "emails", "SELECT"))

@@ -27,7 +27,7 @@ EVERYTHING = (
 
 
 SUITE = (
-    *(f"tests/api/test_{name}.py" for name in ("machines", "work_orders", "notes", "items", "users")),
+    *(f"tests/api/test_{name}.py" for name in ("machines", "work_orders", "notes", "users")),
     "tests/test_architecture.py",
 )
 
