@@ -1,4 +1,4 @@
-"""What load balancers and orchestrators ask."""
+"""Checks for load balancers and orchestrators."""
 
 from typing import Literal
 
@@ -19,9 +19,9 @@ class Health(BaseModel):
     status: Literal["healthy", "live", "ready"]
 
 
-@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, where a browser asks"}})
+@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, for browsers"}})
 async def read_root(request: Request, response: Response) -> Message | Response:
-    """Say hello. A browser is led to `/docs`, where there are any."""
+    """Say hello. A browser is redirected to `/docs` if they are enabled."""
     vary = {"Vary": "Accept"}
     if request.app.openapi_url and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs", headers=vary)

@@ -1,4 +1,4 @@
-"""Finds the route of a request by the literal beginning of its path, with or without a slash at the end."""
+"""Finds the route of a request by the literal prefix of its path, with or without a trailing slash."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 
 def install(app: FastAPI) -> None:
-    """Have the app find its routes here.
+    """Replace FastAPI's search for the route of a request.
 
     FastAPI tries the regular expressions of all routes, once for each router that includes another. Here a request
     tries the few routes that share the part of its path before the first parameter. The longest part comes first, so
@@ -66,5 +66,5 @@ def install(app: FastAPI) -> None:
         allowed = methods | {"HEAD"} if "GET" in methods else methods
         raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
 
-    build()  # now, because it takes some time: FastAPI puts together what each route needs
+    build()  # at start-up, because FastAPI analyses every route, which takes time
     router.middleware_stack = find
