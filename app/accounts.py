@@ -250,7 +250,7 @@ async def reset_password(context: Context, given: PasswordReset) -> None:
 
 
 def letter(session: Session, email: Email, settings: Settings) -> dict[str, Any] | None:
-    """What the templates of a message are given. None if it has become pointless, and then it is forgotten.
+    """The template values of a message. None if the message is obsolete; then it is deleted.
 
     `token` is a secret and is stored only in the message.
     """

@@ -196,7 +196,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
 
 
 def _add_change(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """A merge patch (RFC 7396), with the first field for its example: to try out all of them changes too much."""
+    """A merge patch (RFC 7396). The example has only the first field, so that trying it out changes little."""
     content = operation.get("requestBody", {}).get("content", {})
     if "application/json" not in content:
         return

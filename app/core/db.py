@@ -55,9 +55,9 @@ SLOW_FOR = 5.0
 """Seconds after such an interruption in which all units of the same caller start in a thread."""
 THREADS = 4
 LISTEN_AGAIN = (0.5, 30.0)
-"""Seconds until a connection to listen on is made again: at first, and at most."""
+"""Seconds until a lost connection for LISTEN is opened again: the first delay, and the maximum (backoff)."""
 SWEPT = 500
-"""How many rows one unit removes that are out of date."""
+"""The maximum number of outdated rows that one unit deletes."""
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
