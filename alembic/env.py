@@ -1,4 +1,4 @@
-"""Runs migrations, on either database, each in a transaction of its own."""
+"""Runs migrations on both databases, each in its own transaction."""
 
 import asyncio
 import re
@@ -29,36 +29,36 @@ from app.config import get_settings
 from app.core.db import create_file, make_engine
 
 PARTICULAR = (postgresql.JSONB, postgresql.ARRAY, postgresql.ENUM, postgresql.TSVECTOR)
-"""Types that are only PostgreSQL's, for who decides to have them."""
+"""Types that only PostgreSQL has. A team may decide to use them."""
 
 
 def render(kind: str, obj: Any, _autogen: AutogenContext) -> str | Literal[False]:
-    """What both databases understand, also in a downgrade, which takes it from the one that it is generated on."""
+    """Portable source for both databases. A downgrade is generated from the types of the database that is in use."""
     if kind == "type" and isinstance(obj, TypeEngine):
         return render_type(obj)
     if kind == "server_default" and isinstance(text := getattr(obj, "arg", None), sa.TextClause):
         literal = re.fullmatch(r"\(?('.*'|[\w.-]+)(::[\w ]+|\))", text.text)
         return f"sa.text({literal[1] if literal else text.text!r})"
-    if kind == "check" and not obj._type_bound:  # what comes with an enum is made by its type
+    if kind == "check" and not obj._type_bound:  # the check of an enum is created by its type
         return f"sa.CheckConstraint({portable(obj.sqltext)!r}, name=op.f({obj.name!r}))"
     return False
 
 
 def portable(condition: object) -> str:
-    """A condition as it was written, without what PostgreSQL makes of it: `status IN ('open', 'closed')`."""
+    """A condition as it was written, without PostgreSQL's rewriting: `status IN ('open', 'closed')`."""
     plain = re.sub(r"::(text|character varying)(\[\])?", "", str(condition))
     return re.sub(r"= ANY \(ARRAY\[(.*?)\]\)", r"IN (\1)", plain)
 
 
 def render_type(kind: TypeEngine[Any]) -> str | Literal[False]:
-    """Plain SQLAlchemy types, so that old migrations do not depend on what SQLModel becomes."""
+    """Plain SQLAlchemy types, so that old migrations do not depend on future versions of SQLModel."""
     if isinstance(kind, AutoString) and isinstance(kind.impl, sa.String):
         kind = kind.impl
     if isinstance(kind, UTCDateTime | sa.DATETIME):
         return "sa.DateTime(timezone=True)"
-    if isinstance(kind, sa.DOUBLE_PRECISION):  # as PostgreSQL keeps it
+    if isinstance(kind, sa.DOUBLE_PRECISION):  # PostgreSQL's type of a float
         return "sa.Float()"
-    if isinstance(kind, sa.CHAR) and kind.length == 32:  # as SQLite keeps it
+    if isinstance(kind, sa.CHAR) and kind.length == 32:  # SQLite's type of a UUID
         return "sa.Uuid()"
     if isinstance(kind, sa.JSON) and not isinstance(kind, postgresql.JSONB):
         return "sa.JSON()"
@@ -70,7 +70,7 @@ def render_type(kind: TypeEngine[Any]) -> str | Literal[False]:
 
 
 def tidy(_context: MigrationContext, _revision: object, directives: list[MigrationScript]) -> None:
-    """Indexes are made without a batch, and go with their table without being dropped."""
+    """Create indexes outside a batch. Do not drop the indexes of a dropped table."""
     for half in [half for script in directives for half in (script.upgrade_ops, script.downgrade_ops) if half]:
         dropped = {op.table_name for op in half.ops if isinstance(op, DropTableOp)}
         kept: list[MigrateOperation] = []
@@ -87,15 +87,15 @@ def tidy(_context: MigrationContext, _revision: object, directives: list[Migrati
 def migrate(connection: Connection) -> None:
     is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
-        # Rebuilding a table drops it, and with enforcement on that deletes the rows that refer to it. Only outside
-        # a transaction does the pragma count, so it is given to the driver before SQLAlchemy begins one.
+        # A batch rebuilds a table by dropping it. With foreign keys enforced, this would delete all rows that refer to
+        # it. The pragma has no effect inside a transaction, so it runs before SQLAlchemy begins one.
         raw: Any = connection.connection.dbapi_connection
         raw.execute("PRAGMA foreign_keys = OFF")
         raw.execute("PRAGMA busy_timeout = 10000")
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
-        render_as_batch=True,  # as SQLite needs it, wherever it is generated
+        render_as_batch=True,  # SQLite needs it, even if the migration is generated on PostgreSQL
         render_item=render,
         process_revision_directives=tidy,
         autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
@@ -110,7 +110,7 @@ def migrate(connection: Connection) -> None:
 
 def check_references(ctx: MigrationContext, *_: object, **__: object) -> None:
     if ctx.connection and (broken := ctx.connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
-        raise RuntimeError(f"the migration leaves {len(broken)} rows that refer to nothing")
+        raise RuntimeError(f"the migration leaves {len(broken)} rows with broken foreign keys")
 
 
 async def migrate_on(engine: AsyncEngine) -> None:

@@ -1,4 +1,4 @@
-"""Accounts: signing up, changing what one logs in with, and what messages with a token in them can do."""
+"""Accounts: sign-up, changes of email and password, verification and recovery."""
 
 import hashlib
 import json
@@ -39,24 +39,24 @@ LINKS = {
     "reset_password": ("reset_password", timedelta(hours=1)),
     "invitation": ("reset_password", timedelta(days=7)),
 }
-"""What the links in messages of these kinds are for, and for how long."""
+"""The purpose and the lifetime of the link in each kind of message."""
 MESSAGES = (PAIR, ADDRESS, MESSAGE)
-"""What limits those who have messages sent to others."""
+"""The limits of actions that send messages to other people."""
 
 
 class IncorrectPassword(BadRequest):
     code = "incorrect_password"
-    detail = "The current password is not right"
+    detail = "The current password is wrong"
 
 
 class InvalidLink(BadRequest):
     code = "invalid_link"
-    detail = "The token is not good, or not any more: ask for another message"
+    detail = "The token is invalid or expired. Request a new message."
 
 
 class OwnAccount(Forbidden):
     code = "own_account"
-    detail = "Change your own email and password at /users/me, where they are confirmed"
+    detail = "Change your own email and password at /users/me, which requires the current password"
 
 
 class GivenEmail(Input):
@@ -64,7 +64,7 @@ class GivenEmail(Input):
 
 
 class EmailVerification(Input):
-    token: Line = Field(min_length=1, max_length=1024, schema_extra={"examples": ["the-token-of-the-message"]})
+    token: Line = Field(min_length=1, max_length=1024, schema_extra={"examples": ["the-token-from-the-message"]})
 
 
 class PasswordReset(EmailVerification):
@@ -72,9 +72,9 @@ class PasswordReset(EmailVerification):
 
 
 async def sign_up(context: Context, new: UserCreate | UserAdd, by: Caller | None = None) -> User:
-    """A new user, who is sent a message to verify the address with. A known address raises EmailKnown.
+    """A new user, who receives a message to verify the address. A known address raises EmailKnown.
 
-    Where verification is a condition of login, a known address is not told to who signs up, but to its owner.
+    If verification is required, EmailKnown is not raised (account enumeration). The owner of the address is notified.
     """
     if by is None and isinstance(new, UserAdd):
         msg, more = "Extra inputs are not permitted", new.model_fields_set - UserCreate.model_fields.keys()
@@ -82,7 +82,7 @@ async def sign_up(context: Context, new: UserCreate | UserAdd, by: Caller | None
         raise Invalid(*extra or [{"loc": ["body", "password"], "msg": "Field required", "type": "missing"}])
     discreet = context.settings.email_verification_required and by is None
     if by is None:
-        limits = MESSAGES if discreet else (ADDRESS,)  # it is where it is discreet that it writes to others
+        limits = MESSAGES if discreet else (ADDRESS,)  # only a discreet sign-up sends mail to existing users
         await context.attempt("sign_up", new.email, *limits).count(context.db)
     hashed = await _hash(context, new.password, "password", new.email, new.full_name) if new.password else VOID
     try:
@@ -97,7 +97,7 @@ async def sign_up(context: Context, new: UserCreate | UserAdd, by: Caller | None
 
 
 async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, check: Check | None = None) -> User:
-    """Change oneself. A new address is asked to confirm first; a new password ends all other sessions."""
+    """Change your own account. A new address takes effect when verified. A new password ends all other sessions."""
     values = changes.model_dump(exclude_unset=True)
     current, address = values.pop("current_password", None), values.pop("email", caller.email)
     if "password" not in values and address == caller.email:
@@ -105,9 +105,7 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
     if current is None:
         msg = "Field required to change email or password"
         raise Invalid({"loc": ["body", "current_password"], "msg": msg, "type": "missing"})
-    attempt = context.attempt(
-        "current_password", caller.email
-    )  # never forgiven, because of the messages that it causes
+    attempt = context.attempt("current_password", caller.email)  # never forgiven, because it can cause messages
     await attempt.count(context.db)
     if not (await context.verify(attempt, current, caller.hashed_password)).right:
         event("incorrect_password", caller.id, level=logging.WARNING, address=context.address)
@@ -143,7 +141,7 @@ async def update_me(context: Context, caller: Caller, changes: UserUpdateMe, che
 
 
 async def cancel_email_change(context: Context, caller: Caller) -> None:
-    """Keep the address, and end the links to verify another."""
+    """Cancel a change of address. The links to verify the new address become invalid."""
     await context.db.write(users.change, caller.id, {"pending_email": None})
     event("email_change_cancelled", caller.id)
 
@@ -151,9 +149,9 @@ async def cancel_email_change(context: Context, caller: Caller) -> None:
 async def update(
     context: Context, caller: Caller, user_id: uuid.UUID, changes: UserUpdate, check: Check | None = None
 ) -> None:
-    """Change any user, as a superuser: what is changed holds at once, and a new address is still to be verified.
+    """Change any user, as a superuser. Changes take effect at once; a new address still has to be verified.
 
-    What oneself must confirm elsewhere raises OwnAccount: this is no way round the password, for who stole a session.
+    A superuser's own email and password raise OwnAccount: a stolen session must not change them without the password.
     """
     values = changes.model_dump(exclude_unset=True)
     if user_id == caller.id:
@@ -161,7 +159,7 @@ async def update(
         if moves or "password" in values or "email_verified" in values:
             raise OwnAccount
     user = await context.db.read(users.get, user_id)
-    is_claim = user.pending_email == user.email  # which any password that a superuser sets makes an account
+    is_claim = user.pending_email == user.email  # a password that a superuser sets turns it into an account
     if changes.password and not is_claim and await _has(context, user, changes.password):
         del values["password"]
     await _hash_new(context, values, user)
@@ -170,7 +168,7 @@ async def update(
 
 
 async def delete(context: Context, caller: Caller, user_id: uuid.UUID, check: Check | None = None) -> None:
-    """Delete a user and all that is theirs."""
+    """Delete a user and everything that belongs to the user."""
     required = context.settings.email_verification_required
     await context.db.write(users.delete, user_id, check, verification_required=required)
     event("user_deleted", caller.id, target=user_id)
@@ -191,7 +189,7 @@ async def _hash_new(context: Context, values: dict[str, Any], user: UserPublic) 
 
 
 async def _hash(context: Context, password: SecretStr, field: str, email: str, full_name: str | None) -> str:
-    """The hash of a password that may be set by whom it is for; else Invalid, naming the field it was sent in."""
+    """The hash of a new password. A weak one raises Invalid, with the name of its field."""
     if reason := weakness(password.get_secret_value(), email, full_name or "", context.settings.app_name):
         raise Invalid({"loc": ["body", field], "msg": reason, "type": "password_weak"})
     return await context.passwords.hash(password.get_secret_value())
@@ -206,7 +204,7 @@ def change(
     *,
     keep: uuid.UUID | None = None,
 ) -> User:
-    """Change columns of a user, with all that follows for their sessions (all but `keep`)."""
+    """Change columns of a user. A new password or deactivation ends all sessions (except `keep`)."""
     required = settings.email_verification_required
     user = users.change(session, user_id, values, check, verification_required=required)
     if "hashed_password" in values or values.get("is_active") is False:
@@ -215,14 +213,17 @@ def change(
 
 
 async def request_message(context: Context, kind: Literal["verify_email", "reset_password"], email: str) -> None:
-    """Ask for a message. Whether the address is anybody's is found out when it is sent, where no one can watch."""
+    """Request a message.
+
+    The address is looked up when the message is sent, so the response time reveals nothing (account enumeration).
+    """
     await context.attempt(kind, email, *MESSAGES).count(context.db)
     await context.db.write(emails.queue, kind, email)
     event(f"{kind}_requested", None, address=context.address)
 
 
 async def verify_email(context: Context, given: EmailVerification) -> None:
-    """Verify the address that a token was sent to, and make it the user's. Raises InvalidLink, or EmailTaken."""
+    """Verify the address of a token. It becomes the address of the user. Raises InvalidLink or EmailTaken."""
 
     def unit(session: Session) -> tuple[User, str]:
         user, address = _redeem(session, context.settings, "verify_email", given.token)
@@ -234,7 +235,7 @@ async def verify_email(context: Context, given: EmailVerification) -> None:
 
 
 async def reset_password(context: Context, given: PasswordReset) -> None:
-    """Set a new password with a token that was sent to the user's address. Ends all sessions. Raises InvalidLink."""
+    """Set a new password with the token from a message. Ends all sessions. Raises InvalidLink."""
     user, _ = await context.db.read(_redeem, context.settings, "reset_password", given.token)
     hashed = await _hash(context, given.new_password, "new_password", user.email, user.full_name)
 
@@ -249,16 +250,16 @@ async def reset_password(context: Context, given: PasswordReset) -> None:
 
 
 def letter(session: Session, email: Email, settings: Settings) -> dict[str, Any] | None:
-    """What the templates of a message are given. None if it has become pointless, and then it is forgotten.
+    """The template values of a message. None if the message is obsolete; then it is deleted.
 
-    Its `token` is a secret, and kept nowhere but in the message.
+    `token` is a secret and is stored only in the message.
     """
     user = users.find(session, email.user_id) if email.user_id else users.find_by_email(session, email.email)
     if user is None or not user.is_active or _is_pointless(session, email, user):
         session.delete(email)
         return None
     email.user_id = user.id
-    # At an address that nobody verified a name would be the words of a stranger, with a link perhaps.
+    # A name is not sent to an unverified address: it would be a stranger's text, possibly with a link.
     content: dict[str, Any] = {"name": user.full_name if user.email_verified_at and user.email == email.email else None}
     if email.kind in LINKS:
         purpose, lifetime = LINKS[email.kind]
@@ -274,17 +275,17 @@ emails.LETTERS |= dict.fromkeys((*LINKS, "known_email"), letter)
 
 def _is_pointless(session: Session, email: Email, user: User) -> bool:
     if email.kind == "reset_password" and now() - email.created_at > timedelta(days=1):
-        return True  # whoever asked has given up
+        return True  # too late for the user who requested it
     if user.email == email.email:
         done = {"verify_email": user.email_verified_at is not None, "invitation": user.hashed_password != VOID}
         return done.get(email.kind, False)
-    # To verify an address that a user changes to, unless they think better of it.
+    # A new address is verified only while the change is pending.
     wanted = email.kind == "verify_email" and user.pending_email == email.email
     return not wanted or users.find_by_email(session, email.email) is not None
 
 
 def _redeem(session: Session, settings: Settings, purpose: str, token: str) -> tuple[User, str]:
-    """The user whose token this is, and the address it was sent to; InvalidLink once its purpose is fulfilled."""
+    """The user of a token, and the address that it was sent to. Raises InvalidLink, also for a used token."""
     if said := unseal(token, purpose, keys=settings.keys):
         user_id, ends_at, address, state = said.split()
         user = users.find(session, uuid.UUID(user_id), for_update=True)
@@ -295,7 +296,7 @@ def _redeem(session: Session, settings: Settings, purpose: str, token: str) -> t
 
 
 def _state(user: User, purpose: str) -> str:
-    """All that a token of this purpose ends, or that ends it: it is worth nothing after a change of any of these."""
+    """The state that the token depends on. Any change of it invalidates the token."""
     state = [purpose, user.hashed_password, user.email]
     if purpose == "verify_email":
         state.append(str(user.email_verified_at))

@@ -1,4 +1,4 @@
-"""Logins: a password for the tokens of a session, a token for the user who calls."""
+"""Logins: a password is exchanged for the tokens of a session, a token identifies the calling user."""
 
 import logging
 import uuid
@@ -26,7 +26,7 @@ from app.core.throttle import ACCOUNT, ADDRESS, PAIR, Attempt, Limit
 from app.users import User, UserMe, UserPublic
 
 MOST_SESSIONS = 20
-"""How many login sessions a user may have: one more ends the oldest."""
+"""The maximum number of login sessions of a user. The next login ends the oldest one."""
 
 
 class IncorrectLogin(Unauthorized):
@@ -41,24 +41,24 @@ class InactiveUser(BadRequest):
 
 class InvalidGrant(BadRequest):
     code = "invalid_grant"
-    detail = "The refresh token is not good, or not any more: log in again"
+    detail = "The refresh token is invalid or expired. Log in again."
 
 
 class UnsupportedGrantType(BadRequest):
     code = "unsupported_grant_type"
-    detail = "This endpoint does not take this grant type"
+    detail = "This endpoint does not support this grant type"
 
 
 _JWT = {"examples": ["header.claims.signature"], "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
-_OPAQUE = {"examples": ["the-token-that-was-given"]}
+_OPAQUE = {"examples": ["the-refresh-token"]}
 
 
 class _Grant(BaseModel):
-    """What every token request may carry; unknown parameters are ignored (RFC 6749 section 3.2)."""
+    """Parameters that every token request may have. Unknown ones are ignored (RFC 6749 section 3.2)."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    # Not documented: they have no effect here, and whoever tries out /docs would be asked for them.
+    # Not documented: they have no effect, and /docs would ask for them.
     scope: SkipJsonSchema[Line] = omittable(max_length=1024)
     client_id: SkipJsonSchema[Line] = omittable(max_length=1024)
     client_secret: SkipJsonSchema[SecretStr] = omittable(max_length=1024)
@@ -87,33 +87,33 @@ class RevocationForm(BaseModel):
         min_length=1, max_length=4096, description="A refresh token, or an access token", schema_extra=_OPAQUE
     )
     token_type_hint: Line = omittable(
-        max_length=1024, examples=["refresh_token"], description="Not needed: tokens of all types are known"
+        max_length=1024, examples=["refresh_token"], description="Optional: the service recognises the type"
     )
 
 
 class Token(BaseModel):
     access_token: str = Field(max_length=4096, schema_extra=_JWT)
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # the name of a scheme
-    expires_in: int = Field(ge=1, le=2**31 - 1, description="Seconds for which the access token is good")
+    expires_in: int = Field(ge=1, le=2**31 - 1, description="Seconds for which the access token is valid")
     refresh_token: str = Field(
         max_length=1024,
         schema_extra=_OPAQUE | {"pattern": SEALED},
-        description="Good once, for the next access token",
+        description="Can be used once, for the next tokens",
     )
 
 
 class SessionPublic(SQLModel):
     id: uuid.UUID
     created_at: datetime
-    last_used_at: datetime = Field(description="When an access token was last given")
+    last_used_at: datetime = Field(description="When the last access token was issued")
     device: Line = Field(
-        max_length=255, description="What the User-Agent said at login", schema_extra={"examples": ["Mozilla/5.0"]}
+        max_length=255, description="The User-Agent at login", schema_extra={"examples": ["Mozilla/5.0"]}
     )
-    current: bool = Field(description="Whether it is the one that asks")
+    current: bool = Field(description="Whether it is the session of this request")
 
 
 class LoginSession(SQLModel, table=True):
-    """A login that lasts as long as its row is there, and used. No token is stored: the secret key makes them."""
+    """A login session. It lasts while its row exists and is used. No tokens are stored: the secret key signs them."""
 
     __tablename__ = "login_sessions"
 
@@ -123,12 +123,12 @@ class LoginSession(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     last_used_at: datetime = Field(default_factory=now, index=True)
     generation: int = 0
-    """How often the refresh token was rotated: only the token of this generation is good."""
+    """The number of refresh token rotations. Only the token of this generation is valid."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a request finds here, and where it comes from: the IP address that the server knows (or ""), the device."""
+    """The services that a request uses, and its origin: the IP address (or "") and the device."""
 
     db: Database
     passwords: Passwords
@@ -142,7 +142,7 @@ class Context:
         return Attempt(self.settings.key, action, account, self.address, limits, enabled=enabled)
 
     async def verify(self, attempt: Attempt, password: SecretStr, hashed: str | None) -> Verdict:
-        """Look at a password. What could not be looked at (Unavailable) does not count as an attempt."""
+        """Verify a password. If this is not possible (Unavailable), the attempt does not count."""
         try:
             return await self.passwords.verify(password.get_secret_value(), hashed)
         except Unavailable:
@@ -151,7 +151,7 @@ class Context:
 
 
 class Caller(UserMe):
-    """The user who calls, as the database knew them when they were looked up: nothing that could be changed."""
+    """The calling user as read from the database. Immutable."""
 
     model_config = ConfigDict(frozen=True)  # type: ignore[assignment]  # SQLModel narrows it
 
@@ -160,7 +160,7 @@ class Caller(UserMe):
     session_id: uuid.UUID
 
 
-# Columns, not entities: this runs with every request, and half of its time would go into building an entity.
+# Columns, not entities: this runs for every request, and building an entity would double its time.
 _CALLER = (
     select_columns(*inspect(User).columns, col(LoginSession.id).label("session_id"))
     .outerjoin(LoginSession, and_(col(LoginSession.user_id) == User.id, col(LoginSession.id) == bindparam("sid")))
@@ -169,7 +169,7 @@ _CALLER = (
 
 
 async def grant(context: Context, form: LoginForm) -> Token:
-    """Tokens for either grant: both are asked for at one token endpoint, which is all that many clients know."""
+    """Tokens for both grants: many OAuth 2 clients use a single token endpoint."""
     match form:
         case LoginForm(grant_type="refresh_token", refresh_token=str(token)):
             return await refresh(context, token)
@@ -181,15 +181,15 @@ async def grant(context: Context, form: LoginForm) -> Token:
 
 
 async def login(context: Context, username: str, password: SecretStr) -> Token:
-    """Tokens of a new session for the user of this address and password.
+    """The tokens of a new session for the user with this address and password.
 
-    Unknown addresses and wrong passwords cost the same, count the same and are answered alike (IncorrectLogin); that a
-    user is inactive (InactiveUser) is told only to who knows the password. Where verification is a condition, who has
-    yet to verify the address is answered like all others: else signing up and logging in would tell what is known.
+    Unknown addresses and wrong passwords take the same time, count the same and get the same answer (IncorrectLogin).
+    InactiveUser is raised only for a correct password. If verification is required, an unverified address gets the same
+    answer as a wrong password. Otherwise a sign-up followed by a login would reveal known addresses.
     """
     try:
         email = fields.canonical_email(username)
-    except ValueError:  # no address at all, and so nobody's
+    except ValueError:  # not an address, so it has no account
         email = username
     attempt = context.attempt("login", email)
     await attempt.count(context.db)
@@ -210,12 +210,12 @@ async def login(context: Context, username: str, password: SecretStr) -> Token:
 
 
 def _is_verified(settings: Settings, user: UserPublic) -> bool:
-    """Whether the address is, where that is a condition."""
+    """Whether the address is verified, or need not be."""
     return not settings.email_verification_required or user.email_verified_at is not None
 
 
 def _start(session: Session, context: Context, proved: User, rehashed: str | None, attempt: Attempt) -> LoginSession:
-    """A session for the user who proved to know the password, unless something has changed since."""
+    """A session for the user whose password was verified, unless the user has changed since then."""
     user = users.find(session, proved.id, for_update=True)
     if user is None or user.hashed_password != proved.hashed_password:
         raise IncorrectLogin
@@ -234,7 +234,7 @@ def _start(session: Session, context: Context, proved: User, rehashed: str | Non
 
 
 async def refresh(context: Context, token: str) -> Token:
-    """The next tokens of a session. What is no good any more raises InvalidGrant; what was used before ends it, too."""
+    """The next tokens of a session. An invalid token raises InvalidGrant, and a reused one also ends the session."""
     said = unseal(token, "refresh", keys=context.settings.keys)
     if said is None:
         raise InvalidGrant
@@ -250,10 +250,10 @@ async def refresh(context: Context, token: str) -> Token:
 def _rotate(
     session: Session, settings: Settings, session_id: uuid.UUID, generation: int
 ) -> tuple[LoginSession | None, LoginSession | None]:
-    """The session with its next generation, or one that was ended because somebody else has the token too.
+    """The session with its next generation, or the session that was ended because of token reuse.
 
-    Who asks again soon after (an answer was lost, several asked at once) gets the generation that there is. This
-    never raises, so that the end of a session is committed.
+    If the previous token is used again within the grace period (an answer was lost, or requests were concurrent), the
+    session is returned unchanged. This never raises, so that the end of a session is committed.
     """
     moment = now()
     active = select(User.id).where(col(User.is_active))
@@ -279,7 +279,7 @@ def _rotate(
 
 
 async def revoke(context: Context, token: str) -> None:
-    """End the session of a refresh token or an access token (RFC 7009). Nothing happens if it is no good token."""
+    """End the session of a refresh token or an access token (RFC 7009). An invalid token has no effect."""
     settings = context.settings
     if said := unseal(token, "refresh", keys=settings.keys):
         session_id = uuid.UUID(said.split()[0])
@@ -315,7 +315,7 @@ def _lives(settings: Settings) -> ColumnElement[bool]:
 
 
 def identify(session: Session, settings: Settings, claims: Claims) -> Caller:
-    """The active user of an access token, as the database knows them now; else InvalidToken or InactiveUser."""
+    """The active user of an access token, read from the database. Raises InvalidToken or InactiveUser."""
     found = session.connection().execute(_CALLER, {"sid": claims.sid, "user_id": claims.sub}).first()
     if found is None:
         raise InvalidToken
@@ -328,7 +328,7 @@ def identify(session: Session, settings: Settings, claims: Claims) -> Caller:
 
 
 def sessions(session: Session, user: UserPublic, settings: Settings, current: uuid.UUID) -> Sequence[SessionPublic]:
-    """One's own sessions, the last one used first; `current` is the one that asks."""
+    """The sessions of a user, the most recently used first. `current` is the session of the request."""
     mine = select(LoginSession).where(LoginSession.user_id == user.id, _lives(settings))
     newest = col(LoginSession.last_used_at).desc(), col(LoginSession.id).desc()
     rows = session.exec(mine.order_by(*newest).limit(MOST_SESSIONS))
@@ -348,7 +348,7 @@ def end_other_sessions(session: Session, user: UserPublic, current: uuid.UUID) -
 
 
 def end_sessions(session: Session, user_id: uuid.UUID, *, keep: uuid.UUID | None = None) -> None:
-    """End all sessions of a user, their access tokens included, but for the one that is kept."""
+    """End all sessions of a user, including their access tokens, except `keep`."""
     whose = delete(LoginSession).where(col(LoginSession.user_id) == user_id)
     session.execute(whose.where(col(LoginSession.id) != keep) if keep else whose)
 

@@ -1,4 +1,4 @@
-"""The settings: read from the environment and `.env`, checked as a whole before anything starts."""
+"""The settings: read from the environment and `.env`, and validated together before anything starts."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def _in_development(values: dict[str, Any]) -> bool:
 
 
 class Settings(BaseSettings):
-    """Every setting, by the name that the environment gives it in capitals."""
+    """All settings. The environment variable of a setting has the same name in capitals."""
 
     model_config = SettingsConfigDict(
         env_file=".env", extra="ignore", hide_input_in_errors=True, validate_default=True, env_ignore_empty=True
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     @classmethod
     def _debug_is_for_development(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("environment") == "production":
-            raise ValueError("must be off in production: it logs more than anybody should see")
+            raise ValueError("must be off in production: it logs confidential data")
         return value
 
     @field_validator("database_url")
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         except (ArgumentError, ValueError):  # its text quotes the URL
             raise ValueError("is not a database URL") from None
         if url.host or not url.database or url.database.startswith((":memory:", "file:")):
-            raise ValueError("names no file that processes could share: sqlite:///relative or sqlite:////absolute")
+            raise ValueError("must name a file that processes can share: sqlite:///relative or sqlite:////absolute")
         return value
 
     @field_validator("secret_key", "secret_key_previous")
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
                 raise ValueError("is required in production: at least 32 random bytes, as from `openssl rand -hex 32`")
             return SecretStr(_shared_secret(Path("data/secret_key")))
         if reason := security.key_weakness(key):
-            raise ValueError(f"{reason}: make your own, as with `openssl rand -hex 32`")
+            raise ValueError(f"{reason}: create your own, as with `openssl rand -hex 32`")
         return value
 
     @field_validator("backend_cors_origins", "forwarded_allow_ips", mode="before")
@@ -151,8 +151,8 @@ class Settings(BaseSettings):
                 named = each == "unix" or ip_network(each).prefixlen
             except ValueError:
                 named = False
-            if not named:  # everybody, also as `*` or a network of length 0, could then claim any address
-                raise ValueError("must be the addresses or networks of proxies, such as 10.0.0.0/8, or `unix`")
+            if not named:  # `*` or a network of length 0 would let any client claim any address
+                raise ValueError("must be addresses or networks of proxies, such as 10.0.0.0/8, or `unix`")
         return value
 
     @field_validator("mail_url")
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         if not found:
             raise ValueError("must be a URL such as https://app.example.com")
         if info.data.get("environment") == "production" and info.data.get("mail_url") and "localhost" in found[1]:
-            raise ValueError("is required in production where mail is sent: the links in messages begin with it")
+            raise ValueError("is required in production with MAIL_URL: links in messages start with it")
         return value.rstrip("/")
 
     @field_validator("email_verification_required")
@@ -191,42 +191,42 @@ class Settings(BaseSettings):
 
     @property
     def logging(self) -> dict[str, Any]:
-        """How `logs.configure` is called."""
+        """The arguments of `logs.configure`."""
         level = "debug" if self.debug else self.log_level
         return {"level": level, "production": self.environment == "production", "sql": self.log_sql}
 
     @property
     def key(self) -> str:
-        """The secret key, as what signs and seals needs it."""
+        """The secret key that signs and seals."""
         return self.secret_key.get_secret_value()
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What verifies: the secret key and, while keys are rotated, the one before."""
+        """The keys that verify: the secret key and, during a rotation, the previous one."""
         return (self.key, self.secret_key_previous.get_secret_value()) if self.secret_key_previous else (self.key,)
 
     @property
     def imported_hashes(self) -> list[Imported]:
-        """The kinds of hashes that are good besides our own, until a login replaces them."""
+        """The kinds of imported hashes that are accepted until a login replaces them."""
         highest = {Bcrypt: self.imported_bcrypt_cost, Pbkdf2: self.imported_pbkdf2_iterations}
         return [kind(cost) for kind, cost in highest.items() if cost]
 
 
 def _shared_secret(path: Path) -> str:
-    """The development secret: made once, readable by its owner only, and the same for every worker and restart."""
+    """The development secret: created once, readable by its owner only, the same for all workers and restarts."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # mode 0600
             draft.write(secrets.token_hex(32))
             draft.flush()
             with suppress(FileExistsError):
-                os.link(draft.name, path)  # whole or not at all, and only for the first of several workers
+                os.link(draft.name, path)  # atomic: only the first of several workers succeeds
     return path.read_text().strip()
 
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process. Where they cannot be used it ends, naming each variable and never a value."""
+    """The settings of this process. If they are invalid, the process exits and names each variable, without values."""
     problems = _malformed(Path(".env"))
     try:
         settings = Settings()
@@ -244,7 +244,7 @@ def get_settings() -> Settings:
 
 
 def _malformed(path: Path) -> list[str]:
-    """The lines that would be left out, so that defaults would be used in their place."""
+    """The lines that dotenv would ignore, so that defaults would apply instead."""
     problems = []
     if path.is_file():
         for line in parse_stream(io.StringIO(path.read_text("utf-8", "replace"))):
@@ -252,7 +252,7 @@ def _malformed(path: Path) -> list[str]:
             name = word[1].lower() if word else ""
             known = name in Settings.model_fields
             if line.error or (known and line.value is None):
-                # Another name is not repeated: it may be the second line of a secret.
+                # An unknown name is not shown: it may be the second line of a secret.
                 where = name.upper() if known else f".env, near line {line.original.line}"
-                problems.append(f"{where}: is not written as NAME=value, or a quote is not closed")
+                problems.append(f"{where}: does not have the form NAME=value, or a quote is not closed")
     return problems

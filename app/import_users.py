@@ -1,4 +1,4 @@
-"""Import users with the hashes of their passwords: `python -m app.import_users FILE`, a JSON object on each line."""
+"""Import users with their password hashes: `python -m app.import_users FILE`, with one JSON object per line."""
 
 import asyncio
 import sys
@@ -17,7 +17,7 @@ from app.users import VOID, EmailTaken, UserBase
 
 
 class UserImport(UserBase, Input):
-    """A user; without a hash, one who has to ask for a new password."""
+    """A user. Without a hash, the user has to request a new password."""
 
     hashed_password: Line = Field(default=VOID, max_length=255)
     is_active: StrictBool = True
@@ -25,7 +25,7 @@ class UserImport(UserBase, Input):
 
 
 async def import_user(database: Database, passwords: Passwords, line: str) -> str:
-    """Adds a user, who is not written to. Answers "imported", "known" or what is wrong with the line."""
+    """Add a user without sending a message. Returns "imported", "known", or the error in the line."""
     try:
         new = UserImport.model_validate_json(line)
         if new.hashed_password != VOID and not passwords.knows(new.hashed_password):
@@ -39,10 +39,10 @@ async def import_user(database: Database, passwords: Passwords, line: str) -> st
 
 
 async def main(settings: Settings, path: Path) -> bool:
-    """Imports what is not known yet, and prints what became of all other lines. Whether all of them are good."""
+    """Import the users that are not known yet, and print the outcome of all other lines. Whether no line is invalid."""
     database, passwords = Database(settings.database_url), Passwords(slots=1, imported=settings.imported_hashes)
     outcomes: Counter[str] = Counter()
-    with path.open(encoding="utf-8") as lines:  # nothing else runs here
+    with path.open(encoding="utf-8") as lines:  # blocking I/O: nothing else runs here
         for number, line in enumerate(lines, 1):
             outcome = await import_user(database, passwords, line)
             outcomes[outcome] += 1

@@ -1,4 +1,4 @@
-"""Items: what users keep here."""
+"""Items: a sample entity that belongs to users."""
 
 import uuid
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from app.core.paging import Page, Position, Slice
 from app.users import User, UserPublic
 
 MOST_SHOWN = 100
-"""How many of their items a user is shown with."""
+"""The maximum number of items in the resource of a user."""
 
 
 _TITLE = "Analytical engine"
@@ -52,11 +52,11 @@ class Item(ItemPublic, table=True):
 
 class ItemPage(Page):
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "title", "-title"] = "created_at"
-    q: Annotated[Line, Field(min_length=1, max_length=255, description="Only with this in the title")] | None = None
+    q: Annotated[Line, Field(min_length=1, max_length=255, description="Text to find in the title")] | None = None
 
 
 class UserWithItems(UserPublic):
-    items: list[ItemPublic] = Field(max_length=MOST_SHOWN, description="The newest, newest first")
+    items: list[ItemPublic] = Field(max_length=MOST_SHOWN, description="The newest items, newest first")
 
 
 _ALL = select(Item)
@@ -72,8 +72,8 @@ _NEWEST = (
 
 
 def get(session: Session, caller: UserPublic, item_id: uuid.UUID, *, for_update: bool = False) -> Item:
-    """An item that the caller may see and change: one's own, any for a superuser; else NotFound."""
-    # With the owner in the statement, because to load another's row takes longer than to find none.
+    """An item of the caller, or any item for a superuser. Raises NotFound."""
+    # The owner is part of the statement: to load another user's row would take longer than to find none.
     statement = _BY_ID if caller.is_superuser else _OWN_BY_ID
     if for_update:
         statement = statement.with_for_update()
@@ -84,7 +84,7 @@ def get(session: Session, caller: UserPublic, item_id: uuid.UUID, *, for_update:
 
 
 def page(session: Session, caller: UserPublic, wanted: ItemPage, after: Position | None = None) -> Slice[ItemPublic]:
-    """One's own items, all of them for a superuser."""
+    """The caller's own items, or all items for a superuser."""
     statement = _ALL if caller.is_superuser else _OWN
     if wanted.q:
         statement = statement.where(search.found(session, Item.search, wanted.q))
@@ -92,7 +92,7 @@ def page(session: Session, caller: UserPublic, wanted: ItemPage, after: Position
 
 
 def create(session: Session, owner: UserPublic, new: ItemCreate, *, most: int | None = None) -> Item:
-    """An item of the owner, who may have `most` of them; else QuotaExceeded."""
+    """Add an item for its owner, who may have at most `most`. Raises QuotaExceeded."""
     item = Item.model_validate(new, update={"owner_id": owner.id})
     session.add(item)
     session.flush()
@@ -117,6 +117,6 @@ def delete(session: Session, caller: UserPublic, item_id: uuid.UUID, conditions:
 
 
 def with_items(session: Session, user: User) -> UserWithItems:
-    """A user with their newest 100 items, newest first."""
+    """A user with the newest 100 items, newest first."""
     newest = session.exec(_NEWEST, params={"owner_id": user.id}).all()
     return UserWithItems.model_validate(user, update={"items": newest})

@@ -1,4 +1,4 @@
-"""The application: settings, database, middleware, handlers and routers put together."""
+"""The application: combines settings, database, middleware, handlers and routers."""
 
 import asyncio
 import gc
@@ -28,12 +28,12 @@ from app.worker import working
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """An application of its own; nothing is opened before its lifespan begins."""
+    """A new, independent application. It opens no resources before its lifespan starts."""
     settings = settings or get_settings()
     logs.configure(**settings.logging)
     app = FastAPI(
         title=settings.app_name,
-        description="Authorize with your email and password, then try it out.",
+        description="Authorize with your email and password. Then try it out.",
         version="0.1.0",
         openapi_tags=[*v1.TAGS, v1.tag(health)],
         openapi_url="/openapi.json" if settings.docs_enabled else None,
@@ -42,11 +42,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
         generate_unique_id_function=_function_name,
-        telemetry={"logs": False},  # they would hold what was submitted
+        telemetry={"logs": False},  # they would contain submitted values
     )
     app.state.settings = settings
     app.state.draining = False
-    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)  # the last one added is the outermost
+    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)  # the last added middleware is the outermost
     app.add_middleware(ErrorMiddleware)
     app.add_middleware(
         ProblemCORSMiddleware,
@@ -81,7 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = Database(settings.database_url, pool_size=settings.database_pool_size)
     app.state.passwords = Passwords(imported=settings.imported_hashes)
     gc.collect()
-    gc.freeze()  # what is here now stays: do not look through it at every collection
+    gc.freeze()  # existing objects stay: exclude them from garbage collection
     if settings.drain_seconds:
         _drain_before_stopping(app, settings.drain_seconds)
     try:
@@ -93,7 +93,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _drain_before_stopping(app: FastAPI, seconds: float) -> None:
-    """On SIGTERM, first tell load balancers that this replica is going: the server closes its door at once."""
+    """On SIGTERM, fail the readiness check for `seconds` before the server stops accepting connections."""
     loop = asyncio.get_running_loop()
     stop = signal.getsignal(signal.SIGTERM)
 

@@ -1,6 +1,6 @@
-"""What happens once before replicas serve: wait for the database, migrate it, make the first superuser.
+"""Runs before replicas serve: waits for the database, migrates it, creates the first superuser.
 
-Any number of processes may run this at the same moment: one works, the others wait, and all succeed.
+Any number of processes may run this at the same time: one works, the others wait, and all succeed.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _LOCK = 0x6F6E65666F6C64  # "onefold", the key of the advisory lock
 
 
 async def prestart(settings: Settings) -> None:
-    """Wait, lock, migrate, seed. Ends the process (SystemExit) when the database stays out of reach."""
+    """Wait, lock, migrate, seed. Exits the process (SystemExit) if the database remains unreachable."""
     deadline = time.monotonic() + settings.prestart_timeout_seconds
     async with _locked(settings.database_url, deadline):
         await asyncio.to_thread(migrations.upgrade, settings.database_url)
@@ -37,7 +37,7 @@ async def prestart(settings: Settings) -> None:
 
 
 async def first_run(settings: Settings) -> None:
-    """The same for a database that is still empty, so that in development the server can be started by itself."""
+    """The same for an empty database, so that the server can start without prestart in development."""
     create_file(settings.database_url)
     database = Database(settings.database_url)
     try:
@@ -52,8 +52,10 @@ async def first_run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _locked(url: str, deadline: float) -> AsyncIterator[None]:
-    """Holds a lock that ends with its holder, however that ends. Polled: a statement that waits for an advisory
-    lock is itself waited for by CREATE INDEX CONCURRENTLY."""
+    """Holds a lock that is released even if the process is killed.
+
+    It is polled: CREATE INDEX CONCURRENTLY would wait for a statement that waits for an advisory lock.
+    """
     if database := sqlite_file(url):
         path = database.with_name(f"{database.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,32 +96,32 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[T]]
 
 
 async def _seed(settings: Settings) -> None:
-    """The first superuser, where there is none and settings name one."""
+    """Create the first superuser, if there is none and the settings name one."""
     email, given = settings.first_superuser_email, settings.first_superuser_password
     database = Database(settings.database_url)
     try:
         if email is None or await database.read(users.any_superuser):
             return
         if given is None and settings.environment == "production":
-            raise SystemExit("FIRST_SUPERUSER_PASSWORD: is required to make the first superuser")
+            raise SystemExit("FIRST_SUPERUSER_PASSWORD: is required to create the first superuser")
         password = given or SecretStr(secrets.token_urlsafe(15))
         hashed = await Passwords(slots=1).hash(password.get_secret_value())
-        new = UserAdd(email=email, password=password, is_superuser=True, email_verified=True)  # by the operator
+        new = UserAdd(email=email, password=password, is_superuser=True, email_verified=True)  # trusts the operator
         await database.write(users.create, new, hashed)
-        print(f"Made the first superuser: {email}", flush=True)
+        print(f"Created the first superuser: {email}", flush=True)
         if given is None:
-            print(f"Password, shown only this once: {password.get_secret_value()}", flush=True)
+            print(f"Password (shown only once): {password.get_secret_value()}", flush=True)
     except EmailTaken:
-        print(f"{email} is an ordinary user and was not made a superuser", flush=True)
+        print(f"{email} is an ordinary user and did not become a superuser", flush=True)
     finally:
         await database.close()
 
 
 def main(settings: Settings) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and the script that waits for it, without a trace
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process and its script without a traceback
     asyncio.run(prestart(settings))
     if settings.mail_url and settings.mail_url.startswith("file://"):
-        print(f"Mail is not sent, but written into {settings.mail_url.removeprefix('file://')}", flush=True)
+        print(f"Mail is not sent but written to {settings.mail_url.removeprefix('file://')}", flush=True)
 
 
 if __name__ == "__main__":

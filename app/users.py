@@ -1,4 +1,4 @@
-"""Users: who they are, and what they may."""
+"""Users: their data and their privileges."""
 
 import uuid
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class EmailTaken(Conflict):
 
 
 class EmailKnown(BadRequest):
-    """The same, to who signs up."""
+    """The same for a sign-up."""
 
     code = EmailTaken.code
     detail = EmailTaken.detail
@@ -31,12 +31,12 @@ class EmailKnown(BadRequest):
 
 class SignupClosed(Forbidden):
     code = "signup_closed"
-    detail = "Sign-up is closed: ask a superuser for an account"
+    detail = "Sign-up is closed. Ask a superuser for an account."
 
 
 class LastSuperuser(Conflict):
     code = "last_superuser"
-    detail = "The last superuser who can log in must stay one"
+    detail = "The last superuser who can log in cannot be removed"
 
 
 _NAMED = {"examples": ["Ada Lovelace"]}
@@ -52,7 +52,7 @@ class UserCreate(UserBase, Input):
 
 
 class UserAdd(UserBase, Input):
-    """What a superuser may say of a new user, who is sent a link to set a password if none is given here."""
+    """A new user, added by a superuser. Without a password, the user receives a link to set one."""
 
     password: Password = omittable()
     is_active: StrictBool = True
@@ -66,14 +66,14 @@ def _new_user(sent: Any) -> UserCreate | UserAdd:
     return (UserCreate if is_plain else UserAdd).model_validate(sent)
 
 
-# Told apart by what is in it, so that errors name the fields of one and not of both.
+# The model is chosen by the fields that were sent, so that errors name the fields of one model only.
 NewUser = Annotated[UserCreate | UserAdd, PlainValidator(_new_user, json_schema_input_type=UserCreate | UserAdd)]
 
 
 class UserUpdateMe(Input):
-    """What you may change of yourself; a new email or password needs the current password.
+    """Changes to your own account. A new email or password requires the current password.
 
-    A new email counts once it is confirmed, by the link that is sent there.
+    A new email takes effect when it is verified by the link that is sent there.
     """
 
     full_name: Line | None = Field(default=None, max_length=255, schema_extra=_NAMED)
@@ -83,7 +83,7 @@ class UserUpdateMe(Input):
 
 
 class UserUpdate(Input):
-    """What a superuser may change of a user."""
+    """Changes to a user, by a superuser."""
 
     full_name: Line | None = Field(default=None, max_length=255, schema_extra=_NAMED)
     email: Email = omittable()
@@ -96,7 +96,7 @@ class UserUpdate(Input):
 class UserPage(Page):
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "email", "-email"] = "created_at"
     is_active: Annotated[Flag, Field(description="Only active users, or only inactive ones")] | None = None
-    email: Annotated[Email, Field(description="Only the user of this address")] | None = None
+    email: Annotated[Email, Field(description="Only the user with this address")] | None = None
 
 
 class UserPublic(UserBase, Record):
@@ -106,10 +106,10 @@ class UserPublic(UserBase, Record):
 
 
 class UserMe(UserPublic):
-    """Yourself, as nobody else sees you."""
+    """Your own account, with fields that no other user sees."""
 
     pending_email: Email | None = Field(
-        default=None, max_length=254, description="The email that will be yours once you verify it"
+        default=None, max_length=254, description="A new email that is not verified yet"
     )
 
 
@@ -122,20 +122,20 @@ class User(UserPublic, table=True):
 
     hashed_password: str = Field(max_length=255, repr=False)
     pending_email: str | None = Field(default=None, max_length=254)
-    """An address that waits to be verified: the next one or, if it is `email`, that of a sign-up where nobody logs in
-    before. Such an account is a claim to an address, and others may claim it too."""
+    """An address that is not verified yet: a new one or, if it equals `email`, that of a sign-up with required
+    verification. Such an account is only a claim to the address, which others can claim too."""
     version: int = 1
 
 
 VOID = "!"
-"""In place of a hash: no password is right."""
+"""Stored instead of a hash: no password matches it."""
 
 CONSTRAINTS["uq_users_email"] = EmailTaken
 
 Check = Callable[[Session, User], None]
-"""Refuses a change of a user in this state, by raising."""
+"""Raises an error to refuse a change of the user in this state."""
 View = Callable[[Session, User], Record]
-"""What a user is shown as at their own URL."""
+"""Builds the resource that the URL of a user returns."""
 
 _BY_ID = select(User).where(User.id == bindparam("id"))
 _BY_EMAIL = select(User).where(User.email == bindparam("email"))
@@ -153,7 +153,7 @@ def find(session: Session, user_id: uuid.UUID, *, for_update: bool = False) -> U
 
 
 def find_by_email(session: Session, email: str) -> User | None:
-    """`email` in its canonical form."""
+    """`email` must be in canonical form."""
     return session.exec(_BY_EMAIL, params={"email": email}).first()
 
 
@@ -169,7 +169,7 @@ def get(session: Session, user_id: uuid.UUID) -> User:
 
 
 def show(session: Session, caller: UserPublic, user_id: uuid.UUID, view: View) -> Record:
-    """A user as they are at their own URL: yourself, anyone for a superuser; else NotFound."""
+    """The resource of a user. Callers can read themselves, superusers all users. Raises NotFound."""
     if not (caller.is_superuser or caller.id == user_id):
         raise NotFound
     return view(session, get(session, user_id))
@@ -185,7 +185,7 @@ def page(session: Session, _by: UserPublic, wanted: UserPage, after: Position | 
 
 
 def add(session: Session, new: UserBase, hashed_password: str, *, email_verified: bool = False) -> User:
-    """A user who is not written to."""
+    """Add a user without sending a message."""
     user = _build(new, hashed_password, email_verified_at=now() if email_verified else None)
     session.add(user)
     session.flush()
@@ -193,7 +193,7 @@ def add(session: Session, new: UserBase, hashed_password: str, *, email_verified
 
 
 def create(session: Session, new: UserCreate | UserAdd, hashed_password: str) -> User:
-    """A user who is sent what is still to be done: set a password, or verify the address."""
+    """Add a user and send a message if needed: to set a password, or to verify the address."""
     user = add(session, new, hashed_password, email_verified=isinstance(new, UserAdd) and new.email_verified)
     _welcome(session, user)
     return user
@@ -207,10 +207,11 @@ def _welcome(session: Session, user: User) -> None:
 
 
 def create_discreetly(session: Session, new: UserBase, hashed_password: str) -> User:
-    """The same, but where the address is known its owner alone is told: the answer, and the time it takes, is alike.
+    """The same without account enumeration: a known address gets the same answer in the same time.
 
-    Of several who sign up with an address that nobody has verified yet, none is believed: all passwords are void, and
-    the owner of the address can set one. An account that came about in another way is not changed by a stranger.
+    Only the owner of the address is notified. If several people sign up with the same unverified address, none is
+    trusted: all their passwords become void, and the owner of the address can set one. Accounts that were created in
+    another way are not changed.
     """
     user = _build(new, hashed_password, pending_email=new.email)
     user.updated_at = user.created_at
@@ -235,9 +236,9 @@ def change(
     *,
     verification_required: bool = False,
 ) -> User:
-    """Change columns of a user, and whether the `email_verified` is; tell them by mail.
+    """Change columns of a user, and `email_verified`. Notifies the user by mail.
 
-    What follows for their logins is up to `accounts.change`.
+    `accounts.change` also ends sessions.
     """
     loses = False in map(changes.get, ("is_active", "is_superuser", "email_verified"))
     loses |= verification_required and "email" in changes and not changes.get("email_verified")
@@ -281,7 +282,7 @@ def _get_for_update(session: Session, user_id: uuid.UUID, check: Check | None) -
 
 
 def _lock_superusers(session: Session, verification_required: bool) -> list[uuid.UUID]:
-    """The superusers who can log in."""
-    # Locks them all, always in one order: of two who demote each other at the same moment the second sees the first.
+    """The ids of the superusers who can log in."""
+    # Locks all of them, always in the same order: if two demote each other at once, the second sees the first change.
     locked = session.exec(_ACTIVE_SUPERUSERS).all()
     return [user_id for user_id, verified_at in locked if verified_at or not verification_required]

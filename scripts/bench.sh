@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure the service beside its limits and peers, and write docs/performance.md: --quick takes a minute, --help tells more.
+# Measure the service beside its limits and peers, and write docs/performance.md. --quick takes a minute; see --help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

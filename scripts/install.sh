@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv, if need be, and install a lock file into it, if it has changed since: install.sh requirements.lock
+# Create .venv if it is missing, and install a lock file into it if it has changed: install.sh requirements.lock
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ cmp --silent "$lock" "$stamp" && exit
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "Python 3.11 or newer is needed; PYTHON=/path/to/python3 names one" >&2
+    echo "Python 3.11 or newer is required; set PYTHON=/path/to/python3" >&2
     exit 1
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv

@@ -1,4 +1,4 @@
-"""Writes a new entity into the project: domain, routes, test, migration, its lines in the list and in the document."""
+"""Generates an entity: domain, routes, test, migration, its line in the list of domains, the OpenAPI document."""
 
 import ast
 import json
@@ -24,23 +24,23 @@ USAGE = """usage: ./scripts/new.sh NAME FIELD:TYPE ...
 
   ./scripts/new.sh booking starts_at:Instant 'ends_at:Instant?' price:Decimal 'status:open|closed' venue:venues
 
-NAME is the singular, such as booking or work_order; where the plural has no rule, give both: person/people.
+NAME is the singular, such as booking or work_order. If the plural is irregular, give both: person/people.
 TYPE is {types},
 or the values of an enum (in quotes, for the shell), or a table that the field refers to. `?` makes it nullable."""
 DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
 LISTING = "app/api/v1/__init__.py"
 PARTS = ("Base", "Create", "Update", "Public", "Page")
 MOST = 63
-"""The longest name that PostgreSQL takes, in characters."""
+"""The maximum length of a name in PostgreSQL, in characters."""
 
 
 class Refused(Exception):
-    """Why this cannot be written, in one line."""
+    """The reason why the entity cannot be written, in one line."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the entity: its Python type and arguments, and JSON values, two that are valid and one that is not."""
+    """A field of the entity: its Python type and arguments, and JSON values: two valid ones and an invalid one."""
 
     type: str
     limits: str = ""
@@ -74,7 +74,7 @@ class Field:
 
 
 def json_source(value: Any) -> str:
-    """A JSON value as Python writes it, with double quotes."""
+    """A JSON value as Python source, with double quotes."""
     return str(value) if value is None or isinstance(value, bool) else json.dumps(value)
 
 
@@ -114,14 +114,16 @@ def forms(given: str) -> tuple[str, str]:
 
 def plural(one: str) -> str:
     if re.search(r"([^s]s|z|fe?|child|person|foot|tooth|mouse|goose|\b(wo)?man)$", one.replace("_", " ")):
-        raise Refused(f"the plural of {one!r} follows no rule: give the singular and the plural, such as person/people")
+        raise Refused(
+            f"the plural of {one!r} may be irregular: give the singular and the plural, such as person/people"
+        )
     if re.search("[^aeiou]y$", one):
         return f"{one[:-1]}ies"
     return f"{one}es" if re.search("(s|x|ch|sh)$", one) else f"{one}s"
 
 
 def field(given: str, one: str) -> Field:
-    """A field as it is given: `name:type`, with `?` where it is nullable."""
+    """Parse a field: `name:type`, with `?` if it is nullable."""
     name, _, kind = given.partition(":")
     kind, nullable = kind.removesuffix("?"), kind.endswith("?")
     words = name.replace("_", " ")
@@ -134,7 +136,7 @@ def field(given: str, one: str) -> Field:
         made = Field("".join(map(str.capitalize, name.split("_"))), "", f"sa_type=String({max(map(len, values))})")
         made = replace(made, valid=values[0], other=values[1], invalid="?", has_example=False, values=values)
         if len(set(values)) < len(values):
-            raise Refused(f"{given}: has a value twice")
+            raise Refused(f"{given}: repeats a value")
     elif kind and (ROOT / f"app/{kind}.py").exists():
         name, made = f"{name.removesuffix('_id')}_id", reference(given, kind, nullable)
     else:
@@ -144,13 +146,13 @@ def field(given: str, one: str) -> Field:
         raise Refused(f"{given}: {name!r} is not a name: a-z, 0-9 and _, such as starts_at")
     if name in RESERVED or name in SQL or hasattr(SQLModel, name) or name in {each.type for each in TYPES.values()}:
         raise Refused(f"{given}: {name!r} is a reserved name (of Python, SQL, SQLModel or each entity): choose another")
-    if made.type == "Instant" and name.endswith("_at") and not nullable:  # the keys that cursors take for times
+    if made.type == "Instant" and name.endswith("_at") and not nullable:  # times that a cursor can use
         made = replace(made, is_sort_key=True)
     return replace(made, name=name, nullable=nullable, is_sort_key=made.is_sort_key and not nullable)
 
 
 def getter(table: str) -> ast.arguments | None:
-    """What the `get` of the domain that has this table takes."""
+    """The arguments of the function `get` in the domain of this table."""
     tree = ast.parse((ROOT / f"app/{table}.py").read_text())
     has_table = f"__tablename__ = '{table}'" in ast.unparse(tree)
     found = [node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get"]
@@ -174,7 +176,7 @@ def an(word: str) -> str:
 
 
 def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
-    """The sources of an entity by their paths, to be formatted."""
+    """The sources of an entity by path, not formatted yet."""
     loader = FileSystemLoader(ROOT / "scripts/templates")
     environment = Environment(  # noqa: S701  # it writes Python, not HTML
         loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
@@ -198,7 +200,7 @@ def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
 
 
 def check(one: str, many: str, fields: list[Field]) -> None:
-    """Refuse what cannot be added to the project as it is."""
+    """Refuse an entity that cannot be added to the project in its current state."""
     names = [each.name for each in fields]
     if all(each.table for each in fields):
         raise Refused(f"{one}: at least one field must not be a reference")
@@ -211,7 +213,7 @@ def check(one: str, many: str, fields: list[Field]) -> None:
     words = set().union(*map(identifiers, render("sample", "samples", fields).values()))
     class_name = "".join(map(str.capitalize, one.split("_")))
     if used := words & {one, many, one.upper(), class_name, *(f"{class_name}{part}" for part in PARTS)}:
-        raise Refused(f"{one!r} cannot be told from {used.pop()!r}, which its module uses: choose another name")
+        raise Refused(f"{one!r} conflicts with the name {used.pop()!r} in its module: choose another name")
     for each in fields:
         longest = f"fk_{many}_{each.name}_{each.table}" if each.table else f"ix_{many}_owner_id_{each.name}_id"
         if len(longest) > MOST:
@@ -229,7 +231,7 @@ def identifiers(source: str) -> Iterator[str]:
 
 
 def write(one: str, many: str, fields: list[Field]) -> list[str]:
-    """Make everything in a copy of the project, then put it into the project: all or nothing."""
+    """Create everything in a copy of the project, then copy it into the project: all or nothing."""
     with tempfile.TemporaryDirectory(prefix="new-") as folder:
         copy, url = Path(folder) / "copy", f"sqlite:///{folder}/new.db"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "data", "node_modules", "__pycache__"))
@@ -240,7 +242,7 @@ def write(one: str, many: str, fields: list[Field]) -> list[str]:
         paths = [*sources, LISTING]
 
         def python(*arguments: str) -> str:
-            # Of the environment nothing else: settings of the developer must not show in what is written.
+            # No other variables: the developer's settings must not influence the result.
             environment = {"PATH": os.environ["PATH"], "DATABASE_URL": url}
             command = [sys.executable, *arguments]
             done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
@@ -252,12 +254,12 @@ def write(one: str, many: str, fields: list[Field]) -> list[str]:
 
         for arguments in (["format"], ["check", "--fix"], ["format"]):
             python("-m", "ruff", *arguments, *paths)
-        print("Making the migration, on an empty SQLite database", flush=True)
+        print("Creating the migration on an empty SQLite database", flush=True)
         known = set(copy.glob("alembic/versions/*.py"))
         python("-m", "alembic", "upgrade", "head")
         python("-m", "alembic", "revision", "--autogenerate", "--message", many.replace("_", " "))
         paths += [str(path.relative_to(copy)) for path in set(copy.glob("alembic/versions/*.py")) - known]
-        print("Making the OpenAPI document", flush=True)
+        print("Creating the OpenAPI document", flush=True)
         (copy / "app/openapi.json").write_text(python("-c", DOCUMENT))
         paths.append("app/openapi.json")
         move(paths, copy, ROOT)
@@ -290,7 +292,7 @@ def move(paths: list[str], source: Path, target: Path) -> None:
 
 
 def plan(arguments: list[str]) -> tuple[str, str, list[Field]]:
-    """The singular, the plural and the fields of what is asked for, if it can be added as it is (else Refused)."""
+    """The singular, the plural and the fields of the requested entity. Raises Refused if it cannot be added."""
     one, many = forms(arguments[0])
     fields = [field(each, one) for each in arguments[1:]]
     check(one, many, fields)

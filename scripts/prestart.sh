@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Before replicas serve: wait for the database, migrate it, make the first superuser. Any number may run at once.
+# Before replicas serve: wait for the database, migrate it, create the first superuser. Any number may run at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

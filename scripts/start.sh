@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the service on http://127.0.0.1:8000 (HOST and PORT change that): installs, migrates, serves.
+# Run the service on http://127.0.0.1:8000 (set HOST and PORT to change it): install, migrate, serve.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,14 +9,14 @@ port=${PORT:-8000}
 is_open() { (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; }
 
 if is_open; then
-    echo "Port $port is taken: PORT=$((port + 1)) scripts/start.sh uses another" >&2
+    echo "Port $port is in use. Choose another one: PORT=$((port + 1)) scripts/start.sh" >&2
     exit 1
 fi
 
 scripts/install.sh requirements.lock
 scripts/prestart.sh
 
-# Say where it is once it is there, unless it has ended: exec keeps the process id.
+# Print the URL when the port is open, unless the server has exited: exec keeps the process id.
 (
     until is_open; do
         kill -0 $$ 2>/dev/null || exit 0

@@ -1,6 +1,6 @@
-"""`python -m tests.budget`: function calls per request, a measure of its cost that does not depend on the clock.
+"""`python -m tests.budget`: counts function calls per request, a measure of cost that does not depend on the clock.
 
-Compares them with tests/budget.json, and fails where they differ; `--update` writes what it finds into that file.
+Compares the counts with tests/budget.json and fails if they differ. `--update` writes the new counts into that file.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from tests.service import KEY, elsewhere, settings
 
 BUDGET = Path(__file__).with_suffix(".json")
 MOST, LEAST = 1.01, 0.97
-"""Of its budget. Counts are the same in every run, with every hash seed and patch version of Python; 3.13 makes up to
-1.7 % fewer calls than 3.11. What is far below its budget would let costs grow back."""
+"""Limits as shares of the budget. Counts are the same in every run, with every hash seed and patch version of Python;
+3.13 makes up to 1.7 % fewer calls than 3.11. A count far below its budget fails too, so that no cost grows back."""
 
 
 def seed(session: Session) -> tuple[str, str]:
-    """A user with 100 sightings: a token, and the id of one of them."""
+    """Add a user with 100 sightings. Returns a token, and the id of one sighting."""
     user = User(email="ada@example.com", hashed_password="!")
     session.add(user)
     session.flush()
@@ -45,7 +45,7 @@ def seed(session: Session) -> tuple[str, str]:
 
 
 async def ask(app: Any, token: str, method: str, target: str, body: bytes) -> int:
-    """Send one request to the app itself, without a server, and answer how many calls it took."""
+    """Send one request to the app, without a server. Returns the number of calls."""
     path, _, query = target.partition("?")
     headers = [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())]
     if body:
@@ -82,8 +82,8 @@ async def ask(app: Any, token: str, method: str, target: str, body: bytes) -> in
 
 
 async def count(url: str) -> dict[str, int]:
-    """The calls of each kind of request, the median of several once everything is warm."""
-    with redirect_stderr(io.StringIO()):  # which is where the log goes
+    """The calls of each kind of request: the median of several, after a warm-up."""
+    with redirect_stderr(io.StringIO()):  # the log goes there
         app = product.create_app(settings(environment="production", database_url=url))
     async with app.router.lifespan_context(app):
         token, sighting_id = await app.state.database.write(seed)
@@ -116,7 +116,7 @@ def main() -> None:
         print(f"{name:12} {calls:7,} calls, {calls / budget[name] - 1:+.1%} of the budget")
     off = [name for name, calls in found.items() if not LEAST < calls / budget[name] < MOST]
     if off:
-        sys.exit(f"Not as budgeted: {', '.join(off)}. If that is meant: python -m tests.budget --update")
+        sys.exit(f"Differs from the budget: {', '.join(off)}. If this is intended: python -m tests.budget --update")
 
 
 if __name__ == "__main__":

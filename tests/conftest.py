@@ -1,4 +1,4 @@
-"""The cast and the stage: every test that asks for the service runs on SQLite and on PostgreSQL."""
+"""Fixtures: the service, its databases and its users. Tests that use the service run on SQLite and on PostgreSQL."""
 
 import asyncio
 import email
@@ -18,7 +18,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Before the app is imported, which makes one from the environment.
+# Before the import of the app, which creates an app from the environment.
 _folder = tempfile.TemporaryDirectory(prefix="onefold-tests-")
 os.environ |= {
     "ENVIRONMENT": "development",
@@ -46,7 +46,7 @@ from tests.service import KEY, NO_TLS, Service, elsewhere, settings  # noqa: E40
 PASSWORD = "correct horse battery"
 HASHED = security._argon2id.hash(PASSWORD)
 
-NO_POSTGRESQL = "no PostgreSQL: install its server, or name one in TEST_DATABASE_URL"
+NO_POSTGRESQL = "no PostgreSQL: install its server, or set TEST_DATABASE_URL"
 
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -54,7 +54,7 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 
 
 def skip(reason: str) -> NoReturn:
-    """Skip what this machine cannot run, and say so at the end; in CI that is a failure."""
+    """Skip a test that this machine cannot run, and report it at the end. In CI it fails."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -80,7 +80,7 @@ def admin(url: str, statement: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str | None]:
-    """The URL of a PostgreSQL server on which databases may be made, or None where there is none."""
+    """The URL of a PostgreSQL server on which databases may be created, or None if there is none."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
     elif binaries := find_binaries():
@@ -96,7 +96,7 @@ def postgresql_url() -> Iterator[str | None]:
 
 @pytest.fixture
 def server() -> Iterator[Postgres]:
-    """A PostgreSQL server of this test's own, not yet started."""
+    """A PostgreSQL server for this test only, not started yet."""
     binaries = find_binaries()
     if binaries is None:
         skip(NO_POSTGRESQL)
@@ -117,7 +117,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def make_database(postgresql_url: str | None) -> Iterator[Callable[[str], str]]:
-    """Makes new, empty databases and answers their URLs."""
+    """Creates new, empty databases and returns their URLs."""
     made = []
 
     def make(backend: str) -> str:
@@ -140,7 +140,7 @@ def make_database(postgresql_url: str | None) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 def empty_url(backend: str, make_database: Callable[[str], str]) -> str:
-    """The URL of an empty database of this test's own."""
+    """The URL of an empty database for this test only."""
     return make_database(backend)
 
 
@@ -152,7 +152,7 @@ def with_product(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def migrated_url(empty_url: str, with_product: bool) -> str:
-    """The URL of a database of this test's own, with the schema and no rows."""
+    """The URL of a database for this test only, with the schema and without rows."""
     migrations.upgrade(empty_url)
     if with_product:
         elsewhere(empty_url, product.create_tables)
@@ -195,7 +195,7 @@ def service(backend: str, with_product: bool, _services: Callable[[str, bool], S
 
 @pytest.fixture
 def serve(migrated_url: str, with_product: bool) -> Iterator[Callable[..., Service]]:
-    """Starts further services, with other settings, on a database of their own."""
+    """Starts more services, with other settings, on their own database."""
     running = []
 
     def start(**values: object) -> Service:
@@ -210,7 +210,7 @@ def serve(migrated_url: str, with_product: bool) -> Iterator[Callable[..., Servi
 
 
 def add_user(service: Service, name: str, *, is_active: bool = True, is_superuser: bool = False) -> User:
-    """Somebody called `name`, with the address name@example.com and PASSWORD, who is logged in: see `token_of`."""
+    """A user called `name`, with the address name@example.com and PASSWORD, who is logged in: see `token_of`."""
 
     def add(session: Session) -> User:
         user = User(
@@ -266,7 +266,7 @@ def ivan(service: Service) -> User:
 
 
 def log_in(session: Session, user: User) -> None:
-    """Begin the session that `token_of` is about, which has the id of its user."""
+    """Start the session of `token_of`. Its id is the id of the user."""
     session.add(LoginSession(id=user.id, user_id=user.id, device="the tests"))
 
 
@@ -275,14 +275,14 @@ def token_of(user: User) -> str:
 
 
 def client_at(url: str, user: User | None = None) -> httpx2.Client:
-    """A client of a user, or of nobody."""
+    """A client with the token of a user, or without a token."""
     headers = {"Authorization": f"Bearer {token_of(user)}"} if user else {}
     return httpx2.Client(base_url=url, headers=headers, timeout=30, verify=NO_TLS)
 
 
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx2.Client]:
-    """Nobody: sends no token."""
+    """A client without a token."""
     with client_at(service.url) as client:
         yield client
 
@@ -302,30 +302,30 @@ def client_of(service: Service) -> Iterator[Callable[[User], httpx2.Client]]:
 
 
 def outcome(answer: httpx2.Response) -> tuple[int, str]:
-    """The status and the code of an answer that is a problem."""
+    """The status and the code of an error response."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     return answer.status_code, answer.json()["code"]
 
 
 def all_users(session: Session) -> Sequence[User]:
-    """Every user, the oldest first."""
+    """All users, the oldest first."""
     return session.exec(select(User).order_by(col(User.created_at), col(User.id))).all()
 
 
 def caller_of(service: Service, user: User) -> Caller:
-    """What a unit finds for the token of a user."""
+    """The caller that a unit loads for the token of a user."""
     claims = security.decode_token(token_of(user), "access", keys=(KEY,), algorithm="HS256")
     return service.read(auth.identify, service.settings, claims)
 
 
 def context_of(service: Service) -> Context:
-    """What a request from this machine would find."""
+    """The context of a request from this machine."""
     return Context(service.database, service.app.state.passwords, service.settings, "127.0.0.1", "the tests")
 
 
 @contextmanager
 def statements(service: Service) -> Iterator[list[str]]:
-    """The statements that the service sends to its database meanwhile."""
+    """Records the statements that the service sends to its database."""
     sent: list[str] = []
     engine = getattr(service.database._engine, "sync_engine", service.database._engine)
 
@@ -349,7 +349,7 @@ def run_job(service: Service, job: Callable[..., Any], **arguments: object) -> N
 
 
 class Mailbox:
-    """What a service sends by mail, as its receivers see it. Nothing leaves before it is looked for."""
+    """The mail of a service, as its receivers see it. Messages are sent only when a test reads them."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -357,7 +357,7 @@ class Mailbox:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def messages(self, to: str | None = None) -> list[EmailMessage]:
-        """All messages that were sent so far, or those to one address: the oldest first."""
+        """All messages so far, or those to one address, the oldest first."""
         self._service.run(self.deliver())
         found = [
             email.message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=email.policy.default)
@@ -369,7 +369,7 @@ class Mailbox:
         return [message["Subject"] for message in self.messages(to)]
 
     def token(self, to: str) -> str:
-        """The token in the newest message to an address, which carries it in a link."""
+        """The token in the link of the newest message to an address."""
         text = self.messages(to)[-1].get_body(("plain",))
         assert text
         found = re.search(r"\?token=([\w-]+)\s", text.get_content())
@@ -389,8 +389,8 @@ def mailbox(service: Service) -> Mailbox:
 
 
 @pytest.fixture
-def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # it hashes as it starts
-    """The outcome of every argon2 verification that is carried out meanwhile."""
+def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:  # the service hashes when it starts
+    """Records the outcome of every argon2 verification."""
     done: list[bool] = []
     hasher = security._argon2id
     verify, verify_and_update = hasher.verify, hasher.verify_and_update
@@ -410,8 +410,8 @@ def verifications(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[boo
 
 
 @pytest.fixture
-def log(service: Service) -> Iterator[io.StringIO]:  # starting the service configures logging anew
-    """What the service writes to its log in production."""
+def log(service: Service) -> Iterator[io.StringIO]:  # the start of the service configures logging again
+    """The log of the service, in the format of production."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.JsonFormatter(texts=False))

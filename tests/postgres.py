@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL server, started from the installed binaries and gone with the tests."""
+"""A throwaway PostgreSQL server, started from the installed binaries and removed after the tests."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 def find_binaries() -> Path | None:
-    """The folder of the newest PostgreSQL server that is installed, or None."""
+    """The binaries folder of the newest installed PostgreSQL server, or None."""
     if path := shutil.which("postgres"):
         return Path(path).resolve().parent
     found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
@@ -29,10 +29,10 @@ def find_binaries() -> Path | None:
 
 
 class Postgres:
-    """One server on a free port of the loopback, run by an unprivileged user even when the tests are root's."""
+    """A server on a free loopback port. Runs as an unprivileged user, even if the tests run as root."""
 
     def __init__(self, binaries: Path, primary: "Postgres | None" = None) -> None:
-        """A new cluster, or a standby of `primary`, which runs."""
+        """A new cluster, or a standby of the running `primary`."""
         self._binaries = binaries
         self._folder = Path(tempfile.mkdtemp(prefix="onefold-postgres-"))
         self._as: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class Postgres:
             self._server = None
 
     def promote(self) -> None:
-        """Make a standby a primary."""
+        """Promote a standby to a primary."""
         self._run("pg_ctl", "promote")
 
     def remove(self) -> None:

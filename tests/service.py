@@ -1,4 +1,4 @@
-"""The service under test: in this process behind real HTTP, or as processes of its own."""
+"""The service under test: in this process behind real HTTP, or as separate processes."""
 
 import asyncio
 import os
@@ -34,20 +34,20 @@ DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(
 """A program that prints what app/openapi.json has to be."""
 UVICORN = ("-m", "uvicorn", "app.main:app")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For `verify`, shared: to make one for each client takes most of its time."""
+"""Shared by all clients as `verify`: to create one for each client would be slow."""
 
 
 def settings(**values: Any) -> Settings:
-    """Settings that depend on nothing outside: no `.env`, no first superuser, a known key, and no mail by itself.
+    """Settings that are independent of the environment: no `.env`, no first superuser, a known key, no sender.
 
-    Tests are the proxy in front of the service: they may name the client's address.
+    The service trusts the tests as a proxy: they can set the client's address.
     """
     known = {"secret_key": KEY, "first_superuser_email": None, "log_level": "info", "worker_enabled": False}
     return Settings(**{"_env_file": None, "forwarded_allow_ips": ["127.0.0.1"]} | known | values)
 
 
 class Service:
-    """An app behind a uvicorn server in a thread of this process: real HTTP, whose inside a test can reach."""
+    """An app behind a uvicorn server in a thread of this process: real HTTP, and tests can access its internals."""
 
     def __init__(self, settings: Settings, app: FastAPI | None = None) -> None:
         self.settings = settings
@@ -60,7 +60,7 @@ class Service:
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
-                raise RuntimeError("the service did not start: see the log")
+                raise RuntimeError("the service did not start. See the log.")
             time.sleep(0.005)
 
     def _run(self) -> None:
@@ -76,7 +76,7 @@ class Service:
         return database
 
     def run(self, coroutine: Any) -> Any:
-        """Run a coroutine where the service runs."""
+        """Run a coroutine on the event loop of the service."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -93,7 +93,7 @@ class Service:
 
 
 def elsewhere(url: str, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a unit as another process would: on connections of its own."""
+    """Run a unit on separate connections, like another process."""
 
     async def run() -> T:
         database = Database(url)
@@ -113,23 +113,23 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, seconds: float = 200) -> str:
-    """What a command prints, which must succeed."""
+    """The output of a command, which must succeed."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=seconds)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def environment(database_url: str, **values: str) -> dict[str, str]:
-    """The environment of a process that uses this database and nobody's settings but the test's."""
+    """The environment of a process that uses this database and only the settings of the test."""
     unwanted = {name.upper() for name in Settings.model_fields}
-    unwanted.add("PYTHONDONTWRITEBYTECODE")  # with it every process would compile everything again
+    unwanted.add("PYTHONDONTWRITEBYTECODE")  # with it, every process would compile all modules again
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     known = {"DATABASE_URL": database_url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1", "WORKER_ENABLED": "false"}
     return kept | known | values
 
 
 class Process:
-    """A real process of the service, whose output is kept in a file."""
+    """A real process of the service. Its output goes to a file."""
 
     def __init__(self, command: list[str], env: Mapping[str, str], output: Path, cwd: Path = ROOT) -> None:
         self.output = output
@@ -147,7 +147,7 @@ class Process:
         return self.output.read_text(errors="replace")
 
     def signal(self, number: int) -> None:
-        """To the process and all that it started."""
+        """Signal the process and its descendants."""
         os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float = 30) -> int:
@@ -166,7 +166,7 @@ class Process:
 def serving(
     database_url: str, output: Path, *options: str, **values: str
 ) -> AbstractContextManager[tuple[str, Process]]:
-    """`uvicorn app.main:app` as a real process: its URL, and the process."""
+    """Run `uvicorn app.main:app` as a real process. Yields its URL and the process."""
     return started(UVICORN, database_url, output, *options, **values)
 
 
@@ -174,7 +174,7 @@ def serving(
 def started(
     start: Sequence[str], database_url: str, output: Path, *options: str, **values: str
 ) -> Iterator[tuple[str, Process]]:
-    """The same, by the arguments that Python is started with."""
+    """The same, with other arguments for Python."""
     port = free_port()
     command = [sys.executable, *start, "--port", str(port), *options]
     process = Process(command, environment(database_url, **values), output)

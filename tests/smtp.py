@@ -1,4 +1,4 @@
-"""A real SMTP server on the loopback, which takes what it is sent unless a test has it do otherwise."""
+"""A real SMTP server on the loopback. It accepts all messages, unless a test configures other replies."""
 
 import asyncio
 import email
@@ -27,7 +27,7 @@ Reply = str | bytes | Callable[[SMTP], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Letter:
-    """A message with its envelope, and how it came."""
+    """A received message with its envelope and its transport."""
 
     sender: str
     recipients: list[str]
@@ -55,11 +55,11 @@ class Letter:
 
 
 class SmtpServer:
-    """Has `letters` that it accepted, and those that it was `offered`: with their content, accepted or not.
+    """Keeps the accepted `letters`, and all that were `offered` with their content, accepted or not.
 
-    `commands` counts those of MAIL, RCPT and DATA. `replies` are what it answers to them instead (to DATA once it has
-    the content), to AUTH or QUIT: in full, or by something that finds it out. It speaks TLS where it is given a
-    context: as soon as it is asked to, or from the beginning. It does without SMTPUTF8, 8BITMIME or EHLO if told so.
+    `commands` counts MAIL, RCPT and DATA. `replies` replaces the answers to them (to DATA after its content), AUTH or
+    QUIT, by a complete reply or by a function that computes it. With a `tls` context it supports STARTTLS, or uses TLS
+    from the beginning. SMTPUTF8, 8BITMIME and EHLO can be disabled.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SmtpServer:
 
     @property
     def url(self) -> str:
-        """For a server without TLS."""
+        """The MAIL_URL of a server without TLS."""
         return f"smtp://127.0.0.1:{self.port}?starttls=false"
 
     def __enter__(self) -> Self:
@@ -170,20 +170,20 @@ class SmtpServer:
 
 
 async def hang(server: SMTP) -> NoReturn:
-    """A reply that never comes."""
+    """Never reply."""
     await asyncio.Event().wait()
     raise AssertionError  # for the type checker: the connection ends it
 
 
 async def hang_up(server: SMTP) -> NoReturn:
-    """No reply, and no connection any more."""
+    """Close the connection without a reply."""
     assert server.transport
     server.transport.abort()  # type: ignore[attr-defined]  # it is a WriteTransport
     await hang(server)
 
 
 def after(condition: Callable[[], bool], seconds: float = 60) -> Reply:
-    """To accept, as soon as something is the case."""
+    """Accept the message as soon as a condition is true."""
 
     async def reply(server: SMTP) -> str:
         deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""The rules of the layout, so that it stays what it is while it grows."""
+"""The rules of the architecture: layers, imports and naming."""
 
 import ast
 import inspect
@@ -26,7 +26,7 @@ SQL = frozenset({"sqlalchemy", "sqlmodel", "asyncpg", "sqlite3"})
 
 
 class Room(NamedTuple):
-    """What the modules of one folder are for, the rooms they may import from, and the packages they may not."""
+    """A layer: its purpose, the layers that it may import from, and the packages that it must not import."""
 
     purpose: str
     below: tuple[str, ...]
@@ -34,17 +34,17 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "core": Room("the platform: knows no domain, no setting", (), WEB),
+    "core": Room("the platform, without domains and settings", (), WEB),
     "config": Room("the settings", ("core",), WEB),
     "domains": Room("the product: tables, schemas and rules", ("config", "core"), WEB),
-    "processes": Room("what runs beside the service", ("domains", "config", "core"), WEB),
-    "api": Room("everything that knows FastAPI, and no SQL", ("domains", "config", "core"), SQL),
-    "main": Room("everything put together", ("api", "processes", "domains", "config", "core"), SQL),
+    "processes": Room("programs that run beside the service", ("domains", "config", "core"), WEB),
+    "api": Room("everything that depends on FastAPI, without SQL", ("domains", "config", "core"), SQL),
+    "main": Room("the application that combines all layers", ("api", "processes", "domains", "config", "core"), SQL),
 }
 
 
 def room_of(module: str) -> str:
-    """The room of a module, by its place: a flat module with a `main` of its own is a process, else a domain."""
+    """The layer of a module, by its path. A module directly in app/ is a process if it has a `main`, or a domain."""
     place = module.split(".")[1:2] or ["main"]
     if place[0] in ROOMS:
         return place[0]
@@ -68,14 +68,14 @@ def tree_of(module: str) -> ast.Module:
 
 
 def imports(module: str) -> set[str]:
-    """All that a module imports, wherever in it: `from app import users` counts as app and as app.users."""
+    """All imports of a module, at any level: `from app import users` counts as app and as app.users."""
     names: set[str] = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.module, "a relative import"
-            assert not node.level, "a relative import"
+            assert node.module, f"{module} has a relative import"
+            assert not node.level, f"{module} has a relative import"
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -146,7 +146,7 @@ def subclasses(kind: type[SQLModel]) -> Iterator[type[SQLModel]]:
         yield from subclasses(each)
 
 
-def test_every_table_is_its_public_face_and_what_stays_hidden() -> None:
+def test_a_table_is_its_public_model_plus_hidden_columns() -> None:
     mapped = [each for each in subclasses(SQLModel) if hasattr(each, "__table__")]
     tables = {each.__name__: each for each in mapped if each.__table__.metadata is SQLModel.metadata}
     assert {str(table.__tablename__) for table in tables.values()} == set(SQLModel.metadata.tables) | {
@@ -154,7 +154,7 @@ def test_every_table_is_its_public_face_and_what_stays_hidden() -> None:
     }
     for name, table in tables.items():
         if not issubclass(table, Record):
-            continue  # no entity: it is never shown
+            continue  # not an entity: clients never see it
         (public,) = table.__bases__
         assert public.__name__ == f"{name}Public"
         assert issubclass(public, Record)
@@ -162,7 +162,7 @@ def test_every_table_is_its_public_face_and_what_stays_hidden() -> None:
 
 
 @each_module
-def test_every_module_says_in_one_line_what_it_is_for(module: str) -> None:
+def test_every_module_has_a_docstring_of_one_line(module: str) -> None:
     first, _, rest = (ast.get_docstring(tree_of(module)) or "").partition("\n")
     assert first.endswith(".")
     assert not rest or rest.startswith("\n")

@@ -1,4 +1,4 @@
-"""The benchmark works, and tells when it cannot."""
+"""The benchmark works, and reports when it cannot measure."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.bench.report import BARE, CREATE, DISTURBED, FIRST, LAST, LIST, LOGIN
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    """Of the smallest run that measures something."""
+    """The results of the smallest possible run."""
     jobs = (READ, LIST, CREATE, LOGIN, DISTURBED, FIRST, LAST)
     return measure(Plan(rounds=1, seconds=0.1, jobs=jobs, only=(SQLITE, BARE), rows=100, deep=201))
 
@@ -20,7 +20,7 @@ def results() -> Results:
 def test_it_measures_and_writes_a_report(results: Results, tmp_path: Path) -> None:
     write(results, tmp_path / "docs")
     text = (tmp_path / "docs/performance.md").read_text()
-    assert "Load by Python" in text  # seconds cannot be parted by wrk
+    assert "Load by Python" in text  # wrk does not accept fractions of seconds
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {SQLITE} |")]
     assert [len(row) for row in rows] == [5, 3, 2, 4]
     assert all(cell.count("<br>") == 2 for cell in rows[0][1:])

@@ -1,4 +1,4 @@
-"""The cost of a request stays what it is, unless somebody decides otherwise."""
+"""The cost of a request does not change unnoticed."""
 
 import sys
 
@@ -6,5 +6,5 @@ from tests.service import ROOT, environment, run
 
 
 def test_requests_take_as_many_calls_as_their_budget_says() -> None:
-    # In a process of its own: coverage would be counted, too.
+    # In a separate process: the calls of coverage would be counted too.
     run(sys.executable, "-m", "tests.budget", cwd=ROOT, env=environment("sqlite:///unused.db"))

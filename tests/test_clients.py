@@ -1,4 +1,4 @@
-"""Clients by others, made from the OpenAPI document or for OAuth 2, do the whole job against a live server."""
+"""Third-party clients, generated from the OpenAPI document or made for OAuth 2, work against a live server."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def compiled(node: Callable[..., str]) -> Callable[..., str]:
-    """Runs the TypeScript client, whose types were made from the document and checked strictly."""
+    """Runs the TypeScript client. Its types are generated from the document and checked strictly."""
     node("openapi-typescript", "openapi.json", "-o", "schema.d.ts")
     node("tsc", "--project", ".")
     return lambda url: node("node", "out/job.js", url)
@@ -38,14 +38,16 @@ def compiled(node: Callable[..., str]) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment of its own, with the generator and the Python client that it made."""
+    """A separate environment with the generator and its generated Python client."""
     folder = tmp_path_factory.mktemp("python")
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "--require-hashes", "-r", CLIENTS / "requirements.lock", cwd=folder)
     generate = ("generate", "--meta", "none", "--fail-on-warning", "--output-path", folder / "onefold_client")
     shutil.copy(CLIENTS / "job.py", folder)
-    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}  # it formats what it makes by ruff
+    environment = os.environ | {
+        "PATH": f"{python.parent}:{os.environ['PATH']}"
+    }  # the generator formats its output with ruff
     run(python, "-m", "openapi_python_client", *generate, "--path", DOCUMENT, cwd=folder, env=environment)
     return python
 
@@ -56,13 +58,13 @@ def test_the_document_is_clean(node: Callable[..., str]) -> None:
 
 
 REMEDIES = """
-A schema is the model of that name in app/, a path its route in app/api/v1. What is missing there:
+A schema is the model of that name in app/. A path is a route in app/api/v1. Add what is missing:
  array-limit: `max_length` on the list, or a `Page` with `limit` as the route's query
  integer-limit: `ge` and `le` (or `gt`, `lt`)
  string-limit: `max_length`, or a `Literal` for the type
  string-restricted: `Line` or `Text` of app/core/fields.py for the type, or a `pattern`
  parameter-description: `description` on the field of the `Page`, or on the parameter
-Then make app/openapi.json again. If a rule is wrong for this service, tests/clients/spectral.yaml is where to say why.
+Then generate app/openapi.json again. If a rule does not suit this service, disable it in tests/clients/spectral.yaml.
 """
 
 
@@ -83,7 +85,7 @@ def test_a_typescript_client_does_the_job(compiled: Callable[..., str], migrated
 @pytest.mark.timeout(300)
 def test_oauth_clients_stay_logged_in(node: Callable[..., str], serve: Callable[..., Service]) -> None:
     service = serve()
-    service.settings.access_token_expire_minutes = 1 / 60  # type: ignore[assignment]  # too short to be set, and to wait
+    service.settings.access_token_expire_minutes = 1 / 60  # type: ignore[assignment]  # shorter than the setting allows, to save time
     assert node("node", "oauth.js", service.url) == "done\n"
 
 

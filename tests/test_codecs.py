@@ -1,4 +1,4 @@
-"""No client chooses a codec: Python's slowest takes a minute for 1 MiB, and nobody else is answered meanwhile."""
+"""Clients cannot choose a codec: Python's slowest takes a minute for 1 MiB and would block all other requests."""
 
 import encodings
 import pkgutil
@@ -21,7 +21,7 @@ from tests.service import serving, settings
 
 CODECS = sorted({*aliases.values(), *(module.name for module in pkgutil.iter_modules(encodings.__path__))})
 TEXT = b"a-" + b"a" * 1_048_000
-"""Of this punycode, which is quadratic, takes the longest."""
+"""The slowest input for punycode, which is quadratic."""
 PART = b'--x\r\nContent-Disposition: form-data; name="%s"\r\nContent-Type: text/plain; charset=%s\r\n\r\n%s\r\n'
 LONGEST_PING = 0.05
 
@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
 
 def requests() -> Iterator[Request]:
-    """To every route that takes a body, in every codec, as each kind of body."""
+    """Requests to every route with a body, in every codec, as every media type."""
     paths = create_app(settings()).openapi()["paths"].items()
     routes = [(verb, path) for path, verbs in paths for verb, operation in verbs.items() if "requestBody" in operation]
     for codec in CODECS:
@@ -58,7 +58,7 @@ def body_of(kind: str, codec: str) -> bytes:
 
 
 class Pings:
-    """Asks whether the service lives, again and again, and keeps when it took long to answer."""
+    """Polls the health of the service, and records slow answers."""
 
     def __init__(self, host: str) -> None:
         self.slow: list[tuple[float, float]] = []
@@ -87,7 +87,7 @@ class Pings:
 
 
 def slow_ones(host: str, sent: Iterable[Request]) -> list[Request]:
-    """Those requests during which others waited: because of them, or because the machine had other things to do."""
+    """The requests during which others waited: because of them, or because the machine was busy."""
     during: list[tuple[float, float, Request]] = []
     connection = HTTPConnection(host, timeout=60)
     with Pings(host) as pings:

@@ -1,4 +1,4 @@
-"""Settings: complete in the example, refused as a whole, and without insecure defaults in production."""
+"""Settings: all are in the example, all problems are reported at once, no default is insecure in production."""
 
 import random
 import re
@@ -23,7 +23,7 @@ Read = Callable[..., Settings]
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
-    """Reads the settings like a process in a folder of its own, with nothing else in its environment."""
+    """Reads the settings like a process in its own folder, with no other environment variables."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -59,7 +59,7 @@ def test_the_example_has_every_setting_with_its_default(read: Read, tmp_path: Pa
     assert read() == defaults
 
 
-SHORT_KEY = "f3a91c7be2d804566b1f9a0c3e7d25b"  # 31 bytes; not of KEY, which differs between test workers
+SHORT_KEY = "f3a91c7be2d804566b1f9a0c3e7d25b"  # 31 bytes; not derived from KEY, which differs between test workers
 KNOWN_KEYS = [
     "changethis",
     "changethis" * 4,

@@ -1,4 +1,4 @@
-"""Units of work: what is committed, what is run again, and what clients see of a database that is late or gone."""
+"""Units of work: commits, retries, and the answers to clients when the database is slow or unreachable."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ Serve = Callable[..., Service]
 
 NOTES = SightingCreate(title="Notes")
 SLOW = 6.0
-"""Seconds in which what waits for 3 seconds has ended, on a slow machine."""
+"""Seconds after which a wait of 3 seconds has surely ended, even on a slow machine."""
 
 
 def stored(session: Session) -> Sequence[Sighting]:
@@ -178,7 +178,7 @@ def test_a_broken_constraint_of_a_known_name_is_what_its_domain_says(service: Se
 def test_a_sighting_of_a_user_who_is_gone_is_a_conflict(service: Service) -> None:
     with pytest.raises(Conflict) as caught:
         service.write(sightings.create, User(email="gone@example.com", hashed_password=HASHED), NOTES)
-    assert (type(caught.value), str(caught.value)) == (Conflict, "What this refers to is no longer there")
+    assert (type(caught.value), str(caught.value)) == (Conflict, "The referenced resource does not exist")
 
 
 def test_a_broken_constraint_that_nobody_knows_is_a_defect(serve: Serve) -> None:
@@ -242,7 +242,7 @@ def test_a_lock_on_sqlite_that_is_held_too_long_is_503_and_holds_up_nobody_else(
 
 @contextmanager
 def sightings_held(url: str) -> Iterator[None]:
-    """Hold the lock on every sighting, from elsewhere."""
+    """Hold the lock on every sighting, on another connection."""
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(url))
         runner.run(connection.execute("BEGIN; SELECT 1 FROM sightings FOR UPDATE"))
@@ -379,7 +379,7 @@ def test_a_unit_whose_connection_is_cut_is_run_again(service: Service, ada: User
         (
             "PERFORM pg_terminate_backend(pg_backend_pid())",
             503,
-            "The connection was lost: whether the change was made is unknown",
+            "The connection was lost. It is unknown whether the change was made.",
         ),
     ],
 )
@@ -443,7 +443,7 @@ class Pair:
 
 @contextmanager
 def several(count: int, database_url: str, folder: Path) -> Iterator[list[tuple[str, Process]]]:
-    """So many processes of the service, each with another order of hashes."""
+    """Several processes of the service, each with another hash seed."""
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
 
         def start(number: int) -> tuple[str, Process]:

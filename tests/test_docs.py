@@ -1,4 +1,4 @@
-"""`/docs` in a real browser: all that a newcomer needs, with no internet, under a strict policy, behind any prefix."""
+"""`/docs` in a real browser: complete, without internet, with a strict content policy, behind any path prefix."""
 
 import json
 import os
@@ -28,12 +28,12 @@ PREFIX = "/onefold"
 EXPIRED = encode_token("access", uuid4(), uuid4(), timedelta(minutes=-1), key=KEY, algorithm="HS256")
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
-# These tests stay on SQLite, which needs no event loop here: while a browser is open, this thread belongs to its loop.
+# SQLite only, because it needs no event loop here: while a browser is open, this thread runs the browser's loop.
 
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service under a name that is a trap for pages that forget to escape it."""
+    """The service with a name that breaks pages that do not escape it."""
     url = f"sqlite:///{tmp_path_factory.mktemp('docs')}/onefold.db"
     service = Service(settings(database_url=url, app_name=NAME))
     yield service
@@ -58,7 +58,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page in a browser that can reach nothing but this machine, what it asked for, and what went wrong in it."""
+    """A page in a browser that can reach only this machine, with its requests and its errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -83,7 +83,7 @@ class Visit:
             route.abort()
 
     def execute(self, operation: str, body: dict[str, Any]) -> str:
-        """The status that the page shows after it has sent this body."""
+        """Send this body. Returns the status that the page shows."""
         block = self.open(operation)
         block.locator("textarea").fill(json.dumps(body))
         block.get_by_role("button", name="Execute").click()
@@ -95,7 +95,7 @@ class Visit:
         dialog.get_by_text("Close").click()
 
     def log_in(self, email: str, password: str) -> Locator:
-        """The dialog, after somebody tried to log in."""
+        """Try to log in. Returns the dialog."""
         self.page.locator(".auth-wrapper .authorize").click()
         dialog = self.page.locator(".dialog-ux")
         dialog.get_by_label("username:").fill(email)
@@ -109,7 +109,7 @@ class Visit:
         self.page.locator(".dialog-ux").get_by_text("Close").click()
 
     def answer(self, operation: str) -> str:
-        """What an operation that needs nothing answers."""
+        """The answer of an operation without parameters and body."""
         block = self.open(operation)
         block.get_by_role("button", name="Execute").click()
         return block.locator(".live-responses-table tbody").first.inner_text()
@@ -170,7 +170,7 @@ def test_a_newcomer_verifies_their_email_and_recovers_from_a_lost_password(tmp_p
 
 
 class _Proxy(BaseHTTPRequestHandler):
-    """Passes what is below PREFIX on to the service without it, as reverse proxies do."""
+    """Forwards requests below PREFIX to the service and strips the prefix, like a reverse proxy."""
 
     service: str
 
@@ -195,7 +195,7 @@ class _Proxy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def behind_a_prefix(tmp_path: Path) -> Iterator[str]:
-    """The URL below which a proxy offers a service that was told so."""
+    """The URL of a service behind a proxy with a path prefix, of which the service is informed."""
     with serving(f"sqlite:///{tmp_path}/onefold.db", tmp_path / "log", "--root-path", PREFIX) as (url, _):
         proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"service": url}))
         thread = threading.Thread(target=proxy.serve_forever)
@@ -206,7 +206,7 @@ def behind_a_prefix(tmp_path: Path) -> Iterator[str]:
         proxy.server_close()
 
 
-# With a slash at its end, because the token URL is relative and must be resolved all the same.
+# With a trailing slash, because the token URL is relative and must still be resolved.
 def test_all_of_it_works_below_a_path_prefix(behind_a_prefix: str, visit: Visit) -> None:
     visit.page.goto(f"{behind_a_prefix}/docs/")
     sign_up_authorize_and_change_a_name(visit)
@@ -292,7 +292,7 @@ def test_who_authorizes_is_told_how_and_stays_so_on_this_page_only(docs: Service
     visit.page.evaluate(
         "(token) => { localStorage.authorized = localStorage.authorized.replace(/eyJ[\\w.-]*/, token) }", EXPIRED
     )
-    visit.page.goto("about:blank")  # else the page would open what was open before
+    visit.page.goto("about:blank")  # otherwise the page would restore its previous state
     visit.page.goto(f"{docs.url}/docs")
     assert "The access token has expired" in visit.answer("read_me")
     assert {text for text in visit.complaints if "401" not in text} == set()

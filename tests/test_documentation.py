@@ -28,7 +28,7 @@ BASH = ("bash", "-euo", "pipefail", "-c")
 
 
 class Block(NamedTuple):
-    """A code block, and the paragraph above it, which says where it belongs."""
+    """A code block, and the paragraph above it, which names its file."""
 
     place: str
     language: str
@@ -41,7 +41,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def scripts(page: str) -> str:
-    """All blocks of a page, which are shell commands."""
+    """All blocks of shell commands on a page."""
     assert {each.language for each in blocks(page)} == {"bash"}
     return "\n".join(each.source for each in blocks(page))
 
@@ -58,7 +58,7 @@ PREPARE, SERVE, MIGRATE, HISTORY = blocks("docs/deployment.md")
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the project, with what is installed here as its `.venv`."""
+    """A copy of the project that uses this environment as its `.venv`."""
     path = tmp_path / "copy"
     unwanted = shutil.ignore_patterns(".git", ".venv", ".env", "data", "node_modules", ".pytest_cache")
     shutil.copytree(ROOT, path, ignore=unwanted)
@@ -72,7 +72,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def newcomer(**values: str) -> dict[str, str]:
-    """The environment of somebody who has set nothing. pip may look at what is installed, and fetch nothing."""
+    """An environment without any settings. pip can use installed packages but download nothing."""
     unset = {name: value for name, value in environment("").items() if name.lower() not in Settings.model_fields}
     return unset | {"PATH": BIN, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | values
 
@@ -86,7 +86,7 @@ def test_the_tour_and_the_examples_run_on_what_the_first_command_starts(copy: Pa
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_answered(f"{url}/health/live", process, 60)
-        assert re.search(r"admin@example\.com\nPassword, shown only this once: \S{15}", process.text)
+        assert re.search(r"admin@example\.com\nPassword \(shown only once\): \S{15}", process.text)
         assert httpx2.get(f"{url}/docs").status_code == 200
         script = TOUR.source + scripts("docs/accounts.md") + scripts("docs/contract.md")
         out = run(*BASH, script.replace("http://127.0.0.1:8000", url), cwd=copy, env=os.environ | {"PATH": BIN})
@@ -111,19 +111,19 @@ def test_a_deployment_starts_as_documented(copy: Path, empty_url: str, tmp_path:
     try:
         wait_until_answered(f"http://127.0.0.1:{port}/health/live", process, 120)
         assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
-        assert "Made the first superuser: admin@example.com" in process.text
+        assert "Created the first superuser: admin@example.com" in process.text
     finally:
         process.end()
 
 
 def type_into(root: Path, block: Block) -> str:
-    """Put a block where the sentence above it says, and return the path of that file.
+    """Insert a block at the place that the sentence above it names. Returns the path of that file.
 
     "`path`:" is a new file, "Add to `path`:" is its end, "Add to `name` in `path`:" is the end of that class, or of
     that function before it returns, "Before `name` in `path`:" is above it. Imports go to the top.
     """
     found = re.search(r"(?:(Add to|Before) )?(?:`(\w+)` in )?`([\w/.]+\.\w+)`:$", block.place)
-    assert found, f"a block without a place: {block.place!r}"
+    assert found, f"the text above this block names no place for it: {block.place!r}"
     verb, name, path = found.groups()
     target = root / path
     if verb is None:
@@ -223,7 +223,7 @@ def test_every_script_is_explained() -> None:
 
 
 def anchors(page: str) -> set[str]:
-    """Where links may lead within a page: its headings, spelled as GitHub does it."""
+    """The anchors of a page: its headings, spelled like GitHub does."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Errors: one shape for all of them, whoever raised them, and nothing in it that should stay inside."""
+"""Errors: all have the same format, whatever raised them, and contain no internal information."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def _no_venue(_value: str) -> str:
 
 
 class Picky(Input):
-    """Fields whose validators are of a product, and what they and pydantic call."""
+    """Fields with validators of a product, of libraries and of pydantic."""
 
     own: Annotated[str, AfterValidator(_no_venue)]
     asserted: str
@@ -77,7 +77,7 @@ class Picky(Input):
 
 
 def add_faults(app: FastAPI) -> None:
-    """Routes that fail in ways in which no route should, each with a secret in what it raises."""
+    """Routes with defects. Each raises an exception whose text contains a secret."""
     row = {"id": uuid.UUID(ID), "created_at": now(), "updated_at": now(), "hashed_password": SECRET, "is_active": True}
 
     def store_half_a_row(session: Session) -> None:
@@ -143,7 +143,7 @@ def service(service: Service, _faulty: dict[str, Service]) -> Service:
 
 
 def check(answer: httpx2.Response, problem: dict[str, Any]) -> None:
-    """Exactly this problem, for a browser too, with the id of the request."""
+    """The answer is exactly this problem, with the id of the request, and a browser can read it."""
     instance = answer.headers["X-Request-ID"]
     assert uuid.UUID(instance).version == 7
     assert answer.json() == {"type": "about:blank", **problem, "instance": instance}
@@ -157,7 +157,7 @@ NOT_FOUND = {"title": "Not Found", "status": 404, "detail": "Resource not found"
 TOO_LARGE = {
     "title": "Content Too Large",
     "status": 413,
-    "detail": "The body is larger than this service takes",
+    "detail": "The body is too large",
     "code": "content_too_large",
 }
 INVALID = {
@@ -171,7 +171,7 @@ NOT_JSON = {"title": "Bad Request", "status": 400, "detail": "The body is not va
 UNSUPPORTED = {
     "title": "Unsupported Media Type",
     "status": 415,
-    "detail": "The body is not of a type that this resource takes",
+    "detail": "The resource does not support this type of body",
     "code": "unsupported_media_type",
 }
 FORBIDDEN = {
@@ -183,7 +183,7 @@ FORBIDDEN = {
 NOT_ALLOWED = {
     "title": "Method Not Allowed",
     "status": 405,
-    "detail": "This resource has no such method",
+    "detail": "This resource does not support this method",
     "code": "method_not_allowed",
 }
 INTERNAL = {
@@ -196,7 +196,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def as_told_at(path: str, problem: dict[str, Any]) -> dict[str, Any]:
-    """What OAuth clients look for is told at token endpoints only."""
+    """The fields of OAuth 2 are present at token endpoints only."""
     is_token_endpoint = path.endswith(("/auth/login", "/auth/refresh", "/auth/revoke"))
     oauth = {"error": "invalid_request", "error_description": problem["detail"]}
     return problem | oauth if is_token_endpoint else problem
@@ -257,7 +257,7 @@ def test_who_is_not_logged_in_is_told_how(
 def test_a_token_that_has_expired_is_told_so(client: httpx2.Client, ada: User) -> None:
     token = encode_token("access", ada.id, ada.id, timedelta(minutes=-1), key=KEY, algorithm="HS256")
     answer = client.get("/api/v1/users/", headers={"Origin": ORIGIN, "Authorization": f"Bearer {token}"})
-    detail = "The access token has expired: log in again"
+    detail = "The access token has expired. Log in again."
     check(answer, {"title": "Unauthorized", "status": 401, "detail": detail, "code": "invalid_token"})
     challenge = f'Bearer error="invalid_token", error_description="{detail}"'
     assert answer.headers["WWW-Authenticate"] == challenge
@@ -360,7 +360,7 @@ def subclasses(kind: type[AppError]) -> Iterator[type[AppError]]:
 def test_every_error_has_a_code_of_its_own_and_the_title_of_its_status() -> None:
     kinds: list[type[AppError]] = [AppError, *subclasses(AppError)]
     said = {kind.code: kind.detail for kind in kinds}
-    # One code may have two statuses (an address that is taken), and never two meanings.
+    # A code may have two statuses (email_taken), but never two meanings.
     assert all(said[kind.code] == kind.detail for kind in kinds)
     renamed = {
         413: "Content Too Large",

@@ -1,4 +1,4 @@
-"""The fair queue: whose turn it is, and who is refused."""
+"""The fair queue: the order of turns, and refused callers."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from app.core.fairness import WAITING, FairQueue, TooManyInFlight
 
 
 async def begun(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that has run until it waits."""
+    """A task that has run until its first wait."""
     task = asyncio.create_task(work)
     await asyncio.sleep(0)
     return task

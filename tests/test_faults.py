@@ -1,4 +1,4 @@
-"""What clients see of a database that is read-only, hangs, is damaged or gone, or is older than the code."""
+"""The answers to clients when the database is read-only, hanging, damaged, missing, or older than the code."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ def write(client: httpx2.Client) -> httpx2.Response:
 
 @pytest.fixture
 def primary(server: Postgres) -> Postgres:
-    """A server of this test's own that runs, with the schema."""
+    """A running server for this test only, with the schema."""
     server.start()
     migrations.upgrade(server.url())
     return server
@@ -138,14 +138,14 @@ def test_connections_to_a_primary_that_became_read_only_are_left_for_the_new_one
 
 @pytest.fixture
 def hanging() -> Iterator[socket.socket]:
-    """Takes connections and never says anything."""
+    """Accepts connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         listener.setblocking(False)
         yield listener
 
 
 def waiting(listener: socket.socket) -> int:
-    """How many have connected since this was last asked."""
+    """The number of new connections since the last call."""
     count = 0
     while True:
         try:
@@ -257,7 +257,7 @@ DAMAGES: dict[str, tuple[Damage, str | None]] = {
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Not as root, who may read everything."""
+    """Runs the test without the privileges of root, who may read everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(pwd.getpwnam("nobody").pw_uid)

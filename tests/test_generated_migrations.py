@@ -1,4 +1,4 @@
-"""Migrations that are generated on one database run on the other, and pass the checks as they come."""
+"""Migrations that are generated on one database run on the other, and pass all checks unchanged."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Bad input: whatever a client sends is refused by name, repeated nowhere, and changes nothing."""
+"""Invalid input: it is refused by field name, is never repeated in answers or logs, and changes nothing."""
 
 import asyncio
 import io
@@ -32,7 +32,7 @@ MEMBERS = {"type", "title", "status", "detail", "code", "instance"}
 
 
 class Target(NamedTuple):
-    """A route that takes JSON: what it accepts, and its fields by kind."""
+    """A route with a JSON body: a valid body, and its fields by type."""
 
     method: str
     path: str
@@ -86,7 +86,7 @@ each_target = pytest.mark.parametrize("target", TARGETS, ids=str)
 
 
 class Caller:
-    """A superuser, whom every route lets in, with a sighting; sends what has to be refused, and checks how it is."""
+    """A superuser with a sighting. Sends requests that must be refused, and checks the answers."""
 
     def __init__(self, service: Service, root: User, log: io.StringIO) -> None:
         self.service = service
@@ -100,12 +100,12 @@ class Caller:
         return self.client.request(method, path.format(sighting=self.sighting.id, user=self.user.id), **request)
 
     def send_json(self, target: Target, value: Any) -> httpx2.Response:
-        """As ASCII, in which lone surrogates and NaN can be sent; text and bytes as they are."""
+        """Send JSON in ASCII, which allows lone surrogates and NaN. Text and bytes are sent unchanged."""
         content = value if isinstance(value, str | bytes) else json.dumps(value)
         return self.send(target.method, target.path, content=content, headers={"Content-Type": "application/json"})
 
     def refuses(self, answer: httpx2.Response, *statuses: int, loc: list[str] | None = None) -> None:
-        """A documented problem of one of these statuses, about `loc` where a field is at fault."""
+        """The answer is a documented problem with one of these statuses, about `loc` if a field is invalid."""
         problem = answer.json()
         assert answer.status_code in statuses, (problem, answer.request.content[:80])
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -134,7 +134,7 @@ class Caller:
 
 @pytest.fixture
 def anyone(service: Service, root: User, log: io.StringIO) -> Iterator[Caller]:
-    """A caller in whose hands nothing may change."""
+    """A caller whose requests must not change anything."""
     caller = Caller(service, root, log)
     with caller.client:
         before = caller.rows()
@@ -144,7 +144,7 @@ def anyone(service: Service, root: User, log: io.StringIO) -> Iterator[Caller]:
 
 @pytest.fixture
 def writer(service: Service, root: User, log: io.StringIO) -> Iterator[Caller]:
-    """A caller who also sends what is accepted."""
+    """A caller who also sends valid requests."""
     caller = Caller(service, root, log)
     with caller.client:
         yield caller
@@ -180,7 +180,7 @@ def test_a_key_may_be_anything_and_is_only_named(anyone: Caller, target: Target)
         answer = anyone.send_json(target, target.body | {key: MARKER})
         anyone.refuses(answer, 422, loc=["body", key])
         assert answer.content.isascii()
-    for key in ("\ud800", "title\udfff"):  # no text, and so no name
+    for key in ("\ud800", "title\udfff"):  # not text, so not a name
         anyone.refuses(anyone.send_json(target, target.body | {key: MARKER}), 422, loc=["body"])
 
 
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_json_are_refused(anyone: Caller, target: Target) -> N
         anyone.refuses(anyone.send_json(target, body), 400)
     for body in (start + b'\xff"}', start + b'\xe9"}'):
         anyone.refuses(anyone.send_json(target, body), 400)
-    surrogate = start + b'\xed\xa0\x80"}'  # what Python's parser lets through
+    surrogate = start + b'\xed\xa0\x80"}'  # accepted by Python's parser
     anyone.refuses(anyone.send_json(target, surrogate), 422, loc=["body", field])
 
 
@@ -275,7 +275,7 @@ def test_null_is_refused_where_a_value_is_needed(anyone: Caller, target: Target)
 def test_json_of_any_depth_is_refused_cheaply(anyone: Caller, target: Target) -> None:
     (field, *_) = target.body
     anyone.refuses(anyone.send_json(target, "[" * 100_000), 400)
-    for depth in (5000, 900):  # how deep the parser goes depends on the version of Python
+    for depth in (5000, 900):  # the maximum depth depends on the version of Python
         nested = f'{{"{field}": {"[" * depth}"{MARKER}"{"]" * depth}}}'
         anyone.refuses(anyone.send_json(target, nested), 400, 422)
         anyone.refuses(anyone.send_json(target, nested.replace("[", '{"x":').replace("]", "}")), 400, 422)
@@ -345,7 +345,7 @@ BAD_IDS = [
     f"urn:uuid:{ID}",
     ID.replace("-", ""),
     ID[:-1],
-    ID.replace("0", "%EF%BC%90"),  # digits, to Python
+    ID.replace("0", "%EF%BC%90"),  # Python accepts them as digits
     "%ff",
     "%ED%A0%80",
     "me%00",

@@ -1,4 +1,4 @@
-"""Load: who asks for much at a time, or for what takes long, does not make others wait."""
+"""Load: a caller with many or slow requests does not delay other callers."""
 
 import asyncio
 import subprocess
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.product
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
 FOREVER = COUNT.format(10**12)
 A_WHILE = COUNT.format(3 * 10**6)
-"""Takes some hundred milliseconds on SQLite: more than the event loop is given, and less than the limit."""
+"""Takes some hundred milliseconds on SQLite: more than LOOP_LIMIT, and less than TIMEOUT."""
 
 
 @on_sqlite
@@ -58,7 +58,7 @@ def test_a_unit_on_sqlite_that_takes_too_long_is_503_and_holds_up_nobody(migrate
 @on_sqlite
 def test_a_slow_unit_begins_anew_in_a_thread_and_what_it_does_is_done_once(service: Service, ada: User) -> None:
     threads = []
-    service.database._slow.clear()  # what the service itself did in another test
+    service.database._slow.clear()  # work of the service itself in another test
 
     def work(session: Session) -> None:
         threads.append(threading.current_thread().name.partition("_")[0])
@@ -133,7 +133,7 @@ asyncio.run(asyncio.wait_for(attack(), 60))
 
 @contextmanager
 def flood(url: str, user: User, path: str) -> Iterator[None]:
-    """64 connections of one user meanwhile, each of which asks again as soon as it is answered."""
+    """Runs 64 connections of one user. Each sends the next request as soon as it has an answer."""
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token_of(user)}\r\n\r\n"
     arguments = [url.rpartition(":")[2], "64", request.encode().hex()]
     process = subprocess.Popen([sys.executable, "-c", ATTACK, *arguments], cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Logs: one line for each request, in which no client can write and no secret is found."""
+"""Logs: one line per request, without injected content and without secrets."""
 
 import io
 import json
@@ -35,7 +35,7 @@ on_one_database = pytest.mark.parametrize("backend", ["sqlite"])
 
 
 def entries(log: io.StringIO, requests: int) -> list[dict[str, Any]]:
-    """What the service logged of so many requests, whose lines come after their answers."""
+    """The log entries of this many requests. They are written after the answers."""
     deadline = time.monotonic() + 10
     while True:
         # The tests' own client logs too, because it is in the same process.
@@ -184,7 +184,7 @@ def test_what_the_database_says_of_a_row_is_not_logged(service: Service, ada: Us
 
 @contextmanager
 def listening() -> Iterator[io.StringIO]:
-    """What is logged meanwhile, as in production, without what the tests' own client logs."""
+    """Records the log in the format of production, without the records of the tests' own client."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(texts=False))
@@ -196,7 +196,7 @@ def listening() -> Iterator[io.StringIO]:
 
 @pytest.fixture(params=[False, True], ids=["as usual", "debugging"])
 def debugged(request: pytest.FixtureRequest, service: Service) -> Iterator[Service]:
-    """The same service once more, with and without debugging."""
+    """A second service, with or without debugging."""
     other = Service(service.settings.model_copy(update={"debug": request.param, "log_sql": request.param}))
     yield other
     other.stop()

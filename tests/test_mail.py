@@ -1,4 +1,4 @@
-"""Mail: what a message looks like when it arrives, and how it gets there."""
+"""Mail: the format of messages, and their delivery."""
 
 import asyncio
 import datetime as dt
@@ -27,7 +27,7 @@ from tests.smtp import Letter, SmtpServer, hang
 TEMPLATES = sorted(folder.name for folder in (ROOT / "app/templates").iterdir() if folder.is_dir())
 GREETING = {"known_email", "reset_password", "verify_email"}
 KINDS = sorted(GREETING | {"email_changed", "email_changing", "invitation", "message", "password_changed"})
-"""The messages of accounts: what others are given, their own tests know."""
+"""The messages of accounts. Other messages have their own tests."""
 LINK = f"https://app.example.com/verify-email?token={'x' * 300}"
 HEADERS = [
     "Subject",
@@ -77,7 +77,7 @@ def smtp() -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def deliver(smtp: SmtpServer) -> Callable[[mail.Message], Letter]:
-    """What a message has become when it arrives."""
+    """Deliver a message. Returns the received one."""
 
     def deliver(message: mail.Message) -> Letter:
         send(smtp.url, message)
@@ -248,7 +248,7 @@ def test_an_address_of_another_alphabet_needs_a_server_that_knows_it(smtp: SmtpS
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost by nobody, with its key."""
+    """A self-signed certificate for localhost, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)

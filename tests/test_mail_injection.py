@@ -1,4 +1,4 @@
-"""Mail injection: nothing that anybody sends becomes a header, a recipient or a part of a message."""
+"""Mail injection: no input becomes a header, a recipient or a part of a message."""
 
 import base64
 import dataclasses
@@ -29,7 +29,7 @@ from tests.service import Service, settings
 from tests.smtp import Letter, SmtpServer
 from tests.test_mail import HEADERS, compose, send
 
-# Two that were sent in earnest: each of them gave the message on the wire a Bcc, the second a body as well.
+# Two real attacks: each added a Bcc to the message on the wire, and the second also a body.
 ENCODED_BCC = "=?utf-8?q?=0d=0abcc=3ae=40evil.io=0d=0ax=3a?=@example.com"
 ENCODED_BODY = "=?utf-8?q?=0d=0acontent-type=3atext=2fhtml=0d=0abcc=3ae=40evil.io=0d=0a=0d=0ahi=3cp=3e?=@example.com"
 
@@ -63,7 +63,7 @@ NAUGHTY = [
     f"{_WORD}{_WORD}",
     f'"{_WORD}"',
     f"({_WORD})",
-    _WORD.replace("=?", "\uff1d\uff1f").replace("?=", "\uff1f\uff1d"),  # what NFKC makes encoded words
+    _WORD.replace("=?", "\uff1d\uff1f").replace("?=", "\uff1f\uff1d"),  # become encoded words under NFKC
     _WORD.replace("=?", "\ufe66\ufe56"),
     _WORD.replace("=?", "=\uff1f"),
     _WORD.replace("utf-8", "\uff55\uff54\uff46-8"),
@@ -153,7 +153,7 @@ NAUGHTY = [
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-    """A message as its bytes have it, read without any library."""
+    """The bytes of a message, parsed without any library."""
 
     names: list[str]
     values: dict[str, bytes]
@@ -173,7 +173,7 @@ class Wire:
 
 
 def check(content: bytes, to: str, *, subject: str | None = None, text: str | None = None) -> None:
-    """The message has our headers, one recipient and two parts, and says what it was to say."""
+    """The message has exactly our headers, one recipient, two parts, and the intended text."""
     wire = Wire.read(content)
     assert wire.names == HEADERS
     assert wire.values["To"] == to.encode()
@@ -210,7 +210,7 @@ def smtp() -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def sending(serve: Callable[..., Service], smtp: SmtpServer) -> Service:
-    """A service whose mail goes to the SMTP server, and that does not throttle."""
+    """A service that sends its mail to the SMTP server, without throttling."""
     return serve(mail_url=smtp.url, throttling_enabled=False)
 
 
@@ -223,7 +223,7 @@ def stored(service: Service) -> list[Email]:
 
 
 def as_json(**body: str) -> tuple[bytes, dict[str, str]]:
-    """In ASCII, in which lone surrogates can be sent."""
+    """JSON in ASCII, which allows lone surrogates."""
     return json.dumps(body).encode("ascii"), {"Content-Type": "application/json"}
 
 
@@ -316,7 +316,7 @@ def test_whatever_is_in_the_outbox_is_sent_as_it_is_meant_or_is_dead(
             to = f"user{number}@example.com"
             meant[to] = {"subject": words, "text": words}
             emails.queue(session, "message", to, **meant[to])
-            if not re.search("[\ud800-\udfff]", words):  # which no database takes in a column
+            if not re.search("[\ud800-\udfff]", words):  # no database can store it
                 to = words if "@" in words else f"{words}@example.com"
                 emails.queue(session, "message", to[:254], subject="News", text="Hello.")
 
@@ -339,7 +339,7 @@ def test_whatever_is_in_the_outbox_is_sent_as_it_is_meant_or_is_dead(
     dead = [email_ for email_ in outbox if email_.status == "dead"]
     assert all(email_.last_error and email_.last_error.startswith("Malformed ") for email_ in dead)
     assert {ENCODED_BCC, ENCODED_BODY} <= {email_.email for email_ in dead}
-    for email_ in dead:  # of what is addressed well, only what cannot be written
+    for email_ in dead:  # valid addresses whose message cannot be encoded
         if email_.email in meant:
             assert re.search("[\ud800-\udfff\x00-\x1f\x7f]", "".join(meant[email_.email].values()))
     assert log.getvalue().count('"error": "Malformed"') == len(dead)
@@ -372,7 +372,7 @@ def test_a_name_of_the_app_is_the_name_of_the_sender(smtp: SmtpServer) -> None:
         send(smtp.url, compose(app_name=app_name))
         check(smtp.letters[-1].content, "ada@example.com", subject=f"Verify your email for {app_name}")
         (sender,) = smtp.letters[-1].message["From"].addresses
-        # The parser keeps the blank between two encoded words, which RFC 2047 section 6.2 has it drop.
+        # The parser keeps the space between two encoded words, although RFC 2047 section 6.2 ignores it.
         assert sender.display_name.replace(" ", "") == "".join(app_name.split())
     assert tried > 80
 

@@ -45,7 +45,7 @@ def smtp() -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def deliver(service: Service, mailbox: Mailbox, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> Deliver:
-    """Has all that is due sent to the SMTP server; with other settings, if they are given."""
+    """Deliver all due messages to the SMTP server."""
 
     def deliver(**values: object) -> None:
         changed = service.settings.model_copy(update={"mail_url": smtp.url, **values})
@@ -180,7 +180,7 @@ def test_a_refusal_counts_whatever_bytes_it_is_worded_in(
 
 
 def tries(service: Service, deliver: Deliver, most: int) -> list[float]:
-    """Deliver whenever something is due, and tell what was waited after each but the last, in seconds."""
+    """Deliver whenever a message is due. Returns the seconds between the attempts."""
     waited: list[float] = []
     with time_machine.travel(now()) as clock:
         for _ in range(most):
@@ -393,7 +393,7 @@ def ask_for_mail(url: str) -> None:
 
 
 def send_rest(serve: Serve, smtp: SmtpServer) -> None:
-    """What another sender sends, before the lease of one that died is over, and after it."""
+    """The messages that another sender delivers before and after the lease of a dead sender ends."""
     service = serve(mail_url=smtp.url)
     mailbox = Mailbox(service)
     before = len(smtp.letters)
@@ -447,7 +447,7 @@ EXIT_CODE = {"service": -signal.SIGTERM, "worker": 0}  # uvicorn passes the sign
 
 @contextmanager
 def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Iterator[Process]:
-    """A process that waits for the server's word on a message."""
+    """A process that waits for the server's answer to a message."""
     elsewhere(migrated_url, queue)
     values = {"WORKER_ENABLED": "true", "MAIL_URL": smtp.url}
     with ExitStack() as stack:

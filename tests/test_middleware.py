@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its headers, HEAD, slashes at the end of paths, other origins, its size."""
+"""Middleware: request ids, headers, HEAD, trailing slashes, CORS, size limits."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ EVERY_ANSWER = {
 
 
 def paths_of(app: FastAPI) -> dict[str, set[str]]:
-    """Every path that the app has, its parameters filled in, with the methods of its routes."""
+    """All paths of the app, with example parameters, and the methods of their routes."""
     paths: dict[str, set[str]] = {"/docs/assets/swagger-ui.css": {"GET"}}
     for route in iter_route_contexts(app.routes):
         if route.methods:
@@ -40,7 +40,7 @@ def paths_of(app: FastAPI) -> dict[str, set[str]]:
 def call(
     app: FastAPI, *, headers: dict[str, str] | None = None, body: tuple[bytes, ...] = (b"",), **scope: Any
 ) -> httpx2.Response:
-    """One request, straight to the application, as a server behind whatever proxy would pass it on."""
+    """Send one request directly to the application, like a server behind any proxy."""
     messages: list[Message] = []
     chunks = list(body)
     whole = {
@@ -72,13 +72,13 @@ def call(
 
 @pytest.fixture
 def backend() -> str:
-    """Nothing here depends on the database."""
+    """The database does not matter here."""
     return "sqlite"
 
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    """An application that is not served and has no database."""
+    """An application without a server and a database."""
     return create_app(settings(max_body_bytes=1024))
 
 
@@ -184,14 +184,14 @@ def test_a_slash_at_the_end_makes_no_difference(client_of: Clients, ada: User, s
             if path == "/":
                 continue
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-            # What needs no body is done, and the second time one is logged out.
+            # Requests without a body succeed, so the second one may be logged out.
             harmless = {method for method in methods if method in ("GET", "HEAD") or (path, method) in with_body}
             for method in harmless | {"OPTIONS", "TRACE"}:
                 one, two = (client.request(method, each, headers={"Host": host}) for each in (path, other))
                 assert one.status_code == two.status_code, (method, path)
                 assert not one.is_redirect
                 assert one.headers.get("Allow") == two.headers.get("Allow")
-                if path != "/.well-known/oauth-authorization-server":  # it tells everyone the host that they asked
+                if path != "/.well-known/oauth-authorization-server":  # it repeats the host of the request
                     assert "evil" not in f"{one.text}{two.text}{one.headers}{two.headers}"
 
 

@@ -1,4 +1,4 @@
-"""Migrations: they make the schema that the models describe, keep every row, and leave nothing half done."""
+"""Migrations: they create the schema of the models, keep all rows, and are atomic."""
 
 import re
 import shutil
@@ -46,14 +46,14 @@ CATALOGUE = {
 
 
 def schema(session: Session) -> set[tuple[Any, ...]]:
-    """All that the database itself says about its tables, but for the one that Alembic keeps."""
+    """The schema as the database reports it, without Alembic's own table."""
     statements = CATALOGUE[session.get_bind().dialect.name].split(";")
     found = [tuple(row) for statement in statements for row in session.execute(sa.text(statement))]
     return {tuple(map(_normal, row)) for row in found if not any("alembic_version" in str(part) for part in row)}
 
 
 def _normal(part: Any) -> Any:
-    """A CREATE TABLE as its columns and constraints, however it was written: order, spacing, quotes, parentheses."""
+    """The columns and constraints of a CREATE TABLE, independent of order, spacing, quotes and parentheses."""
     if not isinstance(part, str) or not part.startswith("CREATE TABLE"):
         return part
     parts, depth = [""], 0
@@ -79,14 +79,14 @@ def rows(session: Session) -> Rows:
 
 
 def seed(url: str) -> Rows:
-    """Two users, with the message that each is sent, and what their rows are."""
+    """Add two users with a queued message each. Returns their rows."""
     for name in ("ada", "bob"):
         elsewhere(url, add, name)
     return elsewhere(url, rows)
 
 
 def alembic(url: str, *commands: str, cwd: Path = ROOT) -> str:
-    """What Alembic's command line prints for these commands, run one after another in a process of its own."""
+    """The output of these Alembic commands, which run one after another in a separate process."""
     script = "import sys; from alembic.config import main; [main(line.split()) for line in sys.argv[1:]]"
     command_line = [sys.executable, "-c", script, *commands]
     done = subprocess.run(command_line, env=environment(url), cwd=cwd, capture_output=True, text=True, check=False)
@@ -108,7 +108,7 @@ class Tree:
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "data", "tests", "__pycache__"))
 
     def add(self, *upgrade: str, revision: str = "next", after: str | None = None) -> None:
-        """Write a migration, or write it anew, that does this and for whose downgrade there is nothing to do."""
+        """Write or overwrite a migration with this upgrade and an empty downgrade."""
         text = "\n    ".join(upgrade)
         (self.folder / f"alembic/versions/{revision}.py").write_text(
             f"import sqlalchemy as sa\nfrom alembic import op\n"

@@ -1,4 +1,4 @@
-"""The names of fields and parameters: those that Python, pydantic, SQLModel or our tables know are like any other."""
+"""Names of fields and parameters: names that Python, pydantic, SQLModel or our tables use are handled like others."""
 
 import builtins
 import inspect
@@ -29,7 +29,7 @@ ID = "019b76da-a800-7000-8000-0000facade00"
 
 def parameters(kind: type) -> Iterator[str]:
     for _, method in inspect.getmembers(kind, callable):
-        with suppress(ValueError):  # what is written in C may not say
+        with suppress(ValueError):  # functions in C may have no signature
             yield from inspect.signature(method).parameters
 
 
@@ -43,14 +43,14 @@ BATCHES = [NAMES[start : start + 12] for start in range(0, len(NAMES), 12)]
 
 
 class Operation:
-    """What a route takes, as the document says."""
+    """The input of a route, as documented."""
 
     def __init__(self, document: dict[str, Any], method: str, path: str) -> None:
         self.method, self.path = method, re.sub("{.*?}", ID, path)
         self._operation, self._document = document["paths"][path][method], document
 
     def fields(self, media_type: str) -> set[str] | None:
-        """The fields of the body, or None where it takes none of this type."""
+        """The fields of the body, or None if the route does not accept this media type."""
         content = self._operation.get("requestBody", {}).get("content", {}).get(media_type)
         if content is None:
             return None
@@ -58,7 +58,7 @@ class Operation:
         return {field for name in names for field in self._document["components"]["schemas"][name]["properties"]}
 
     def parameters(self, *types: str) -> list[dict[str, Any]]:
-        """Its parameters in the query, or those of some types."""
+        """The query parameters, or those of some types."""
         found = [each for each in self._operation.get("parameters", ()) if each["in"] == "query"]
         return [each for each in found if not types or each["schema"].get("type") in types]
 
@@ -71,7 +71,7 @@ def backend() -> str:
 
 @pytest.fixture
 def client(service: Service, root: User) -> Iterator[httpx2.Client]:
-    """A superuser, whom every route would let in."""
+    """A superuser, who may call every route."""
     with client_at(service.url, root) as client:
         yield client
 
@@ -145,7 +145,7 @@ def test_a_number_and_a_flag_have_one_spelling_in_every_query(
         assert client.get(f"/api/v1/users/?{query}").status_code == 200
 
 
-# A team's own models, deeper than ours.
+# Models of a team, nested deeper than ours.
 
 
 class Skill(Input):
@@ -171,7 +171,7 @@ class TeamPage(Page):
 
 
 def break_as(text: str) -> str:
-    """A validator that fails in a way in which none should."""
+    """A validator with a defect."""
     match text:
         case "TypeError":
             raise TypeError(text[::-1])
@@ -204,7 +204,7 @@ async def _break_by_itself(cause: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    """An application with what a team might add; it is not served and has no database."""
+    """An application with routes that a team might add, without a server and a database."""
     app = create_app(settings())
 
     @app.post("/teams")
@@ -250,7 +250,7 @@ def test_at_every_depth_an_unknown_field_is_refused_whatever_its_name(app: FastA
         ):
             answer = post(app, "/teams", body)
             assert where(answer) == {("body", *loc, name, "extra_forbidden") for name in unknown}
-    names = {name: {"name": "Ada", "skills": []} for name in NAMES}  # as keys they are data
+    names = {name: {"name": "Ada", "skills": []} for name in NAMES}  # as keys of an object they are data
     assert post(app, "/teams", {"by_role": names}).json()["by_role"] == names
 
 

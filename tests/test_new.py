@@ -1,4 +1,4 @@
-"""The generator: what it writes passes every check at once, and is what the documentation shows."""
+"""The generator: its output passes all checks at once, and is identical to the documentation."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ SUITE = (
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the project, committed to a repository of its own."""
+    """A copy of the project, committed to its own repository."""
     if not shutil.which("git"):
         skip("no git: install it")
     copy = tmp_path / "copy"
@@ -122,7 +122,7 @@ def test_files_are_moved_all_or_none(tmp_path: Path) -> None:
         ("note text:Foo", "text:Foo: no such type; there are Line "),
         ("note text", "text: no such type"),
         ("note status:open", "'open|closed'"),
-        ("note kind:x|x", "has a value twice"),
+        ("note kind:x|x", "repeats a value"),
         ("note a:int a:Line", "'a' is given twice"),
         ("note author:users", "at least one field must not be a reference"),
         ("note text:Text email:emails", "app/emails.py has no table emails with a function get()"),
@@ -141,8 +141,8 @@ def test_files_are_moved_all_or_none(tmp_path: Path) -> None:
         ("core text:Text", "'core' is taken: there is app/core"),
         ("main text:Text", "'main' is taken: there is app/main.py"),
         ("login_session text:Text", "'login_session' is taken: there is a table login_sessions"),
-        ("client text:Text", "'client' cannot be told from 'client'"),
-        ("url text:Text", "'url' cannot be told from 'URL'"),
+        ("client text:Text", "'client' conflicts with the name 'client'"),
+        ("url text:Text", "'url' conflicts with the name"),
         ("notes text:Text", "give the singular and the plural, such as person/people"),
         ("person text:Text", "give the singular and the plural, such as person/people"),
         ("sheep/sheep text:Text", "the plural of 'sheep' must differ from it"),

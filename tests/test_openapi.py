@@ -1,4 +1,4 @@
-"""The OpenAPI document: committed, complete, and true of what the service answers."""
+"""The OpenAPI document: committed, complete, and correct for the answers of the service."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def app() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def document(app: FastAPI) -> Json:
-    """The document, with each shared response in the place of a reference to it."""
+    """The document, with references to shared responses resolved."""
     document = copy.deepcopy(app.openapi())
     shared = document["components"].pop("responses")
     used = set()
@@ -76,7 +76,7 @@ def references(node: object) -> Iterator[str]:
 def test_the_committed_document_is_up_to_date(app: FastAPI) -> None:
     if (ROOT / "app/openapi.json").read_text() != json.dumps(app.openapi(), indent=2) + "\n":
         command = f'python -c "{DOCUMENT}" > app/openapi.json'
-        pytest.fail(f"app/openapi.json is not what the routes say. If that is meant: {command}")
+        pytest.fail(f"app/openapi.json differs from the routes. If this is intended: {command}")
 
 
 def test_operations_are_named_after_their_functions(app: FastAPI, document: Json) -> None:
@@ -95,7 +95,7 @@ def test_every_operation_explains_itself(document: Json) -> None:
     assert all(tag["description"] for tag in document["tags"])
     for path, _, operation in operations(document):
         assert operation["summary"]
-        assert operation.get("description", "").endswith("."), f"{path}: the route needs a sentence for its docstring"
+        assert operation.get("description", "").endswith("."), f"{path}: the docstring of the route must be a sentence"
         assert operation["tags"]
         for tag in set(operation["tags"]) - declared:
             new = {"name": tag, "description": "..."}
@@ -140,7 +140,7 @@ def test_the_errors_of_an_operation_are_told_in_a_line_each(document: Json) -> N
 
 
 def strings(document: Json, node: Json) -> Iterator[Json]:
-    """The strings in what bodies and answers of this schema hold."""
+    """The string fields of this schema, nested ones included."""
     if "$ref" in node:
         yield from strings(document, document["components"]["schemas"][node["$ref"].rpartition("/")[2]])
     elif "anyOf" in node:
@@ -261,7 +261,7 @@ def test_routes_of_any_shape_are_documented() -> None:
 
     @app.put("/numbers/{kind}", status_code=204)
     async def keep_numbers(kind: int) -> None:
-        """Keep the numbers of a kind: there is nothing to send."""
+        """Keep the numbers of a kind. The request has no body."""
 
     @app.get("/numbers/{kind}/plot", response_class=FileResponse, responses={200: {"content": {"image/png": {}}}})
     async def read_plot(kind: int) -> FileResponse:
@@ -285,9 +285,9 @@ def test_routes_of_any_shape_are_documented() -> None:
     assert list(paths["/numbers/{kind}/plot"]["get"]["responses"]["200"]["content"]) == ["image/png"]
 
 
-UNTOLD = """{name} does not say what it answers.
-For JSON, the function needs a return type, or the route a `response_model`;
-for a file the route needs `response_class=FileResponse, responses={{200: {{"content": {{"image/png": {{}}}}}}}}`."""
+UNTOLD = """{name} does not document its answer.
+For JSON, the function needs a return type, or the route a `response_model`.
+For a file, the route needs `response_class=FileResponse, responses={{200: {{"content": {{"image/png": {{}}}}}}}}`."""
 
 
 def test_a_success_says_what_it_is(document: Json) -> None:
@@ -346,7 +346,7 @@ def test_what_stays_hidden_is_not_even_mentioned(document: Json) -> None:
 
 
 def check(document: Json, answer: httpx2.Response) -> None:
-    """That the operation which gave this answer says so."""
+    """The answer conforms to the document of its operation."""
     method, path = answer.request.method.lower(), answer.request.url.path
     patterns = {each: re.sub("{.*?}", "[^/]+", each) for each in sorted(document["paths"], key=lambda p: p.count("{"))}
     template = next(each for each, pattern in patterns.items() if re.fullmatch(pattern, path))

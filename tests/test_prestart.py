@@ -1,4 +1,4 @@
-"""Before replicas serve: any number of processes wait, migrate and make the first superuser, and each thing once."""
+"""prestart: any number of processes wait, migrate and create the first superuser, each step only once."""
 
 import re
 import signal
@@ -52,8 +52,8 @@ def test_many_at_once_all_succeed_and_make_one_superuser(empty_url: str, prestar
     first = [prestart(empty_url, FIRST_SUPERUSER_EMAIL=root) for _ in range(4)]
     assert [process.wait(60) for process in first] == [0] * 4
     said = "".join(process.text for process in first)
-    assert said.count(f"Made the first superuser: {root}\n") == 1
-    [password] = re.findall(r"Password, shown only this once: (\S+)\n", said)
+    assert said.count(f"Created the first superuser: {root}\n") == 1
+    [password] = re.findall(r"Password \(shown only once\): (\S+)\n", said)
 
     other = "another horse battery"
     again = prestart(empty_url, FIRST_SUPERUSER_EMAIL=root, FIRST_SUPERUSER_PASSWORD=other, MAIL_URL="smtp://localhost")
@@ -123,7 +123,7 @@ def test_an_ordinary_user_of_that_address_is_not_promoted(migrated_url: str, pre
     elsewhere(migrated_url, add, "ada")
     process = prestart(migrated_url, FIRST_SUPERUSER_EMAIL="ADA@Example.com")
     assert process.wait() == 0
-    assert process.text == "ada@example.com is an ordinary user and was not made a superuser\n"
+    assert process.text == "ada@example.com is an ordinary user and did not become a superuser\n"
     found = elsewhere(migrated_url, all_users)
     assert [(user.email, user.is_superuser, user.hashed_password) for user in found] == [
         ("ada@example.com", False, HASHED)
@@ -145,8 +145,8 @@ def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
     )
     for process, given, reason in (
         (common, "password1", "Password should not be among the most common ones"),
-        (own, email, "Password should not be your own address or name, or the name of this service"),
-        (none, email, "is required to make the first superuser"),
+        (own, email, "Password should not be your address or name, or the name of this service"),
+        (none, email, "is required to create the first superuser"),
     ):
         assert process.wait() == 1
         assert process.text.splitlines()[-1].strip() == f"FIRST_SUPERUSER_PASSWORD: {reason}"
@@ -158,7 +158,7 @@ def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
 def test_in_development_the_server_alone_makes_an_empty_database_ready(empty_url: str, tmp_path: Path) -> None:
     with serving(empty_url, tmp_path / "log") as (url, process), client_at(url) as client:
         assert client.get("/health/ready").json() == {"status": "ready"}
-        assert process.text.count("Password, shown only this once: ") == 1
+        assert process.text.count("Password (shown only once): ") == 1
 
 
 @pytest.mark.parametrize(

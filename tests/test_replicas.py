@@ -1,4 +1,4 @@
-"""Two processes on one database: what one of them is told the other one knows."""
+"""Replicas: two processes on one database share all their state."""
 
 import email
 import email.policy
@@ -31,7 +31,7 @@ Tokens = dict[str, Any]
 
 
 class Replicas:
-    """Two servers, of which the first also sends mail."""
+    """Two servers. The first one also sends mail."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
         self.database_url, self.folder = database_url, folder
@@ -59,12 +59,12 @@ class Replicas:
         return elsewhere(self.database_url, unit)
 
     def at_once(self, send: Callable[[httpx2.Client, int], httpx2.Response], count: int) -> list[httpx2.Response]:
-        """The answers to so many requests, sent by turns to both at the same time."""
+        """The answers to this many concurrent requests, which go to both servers in turn."""
         with ThreadPoolExecutor(count) as threads:
             return list(threads.map(send, cycle(self.clients), range(count)))
 
     def mailed_token(self, address: str) -> str:
-        """The token in the one message with a token that is sent to an address."""
+        """The token in the only message with a token to an address."""
 
         def find() -> list[str]:
             links = []
@@ -126,7 +126,7 @@ def refresh(client: httpx2.Client, tokens: Tokens) -> httpx2.Response:
 
 
 def login_sessions(replicas: Replicas, user: User) -> list[LoginSession]:
-    """But for the one that the user was added with."""
+    """The login sessions, except the one that the user was added with."""
     rows = select(LoginSession).where(LoginSession.user_id == user.id, LoginSession.id != user.id)
     return elsewhere(replicas.database_url, lambda session: list(session.exec(rows)))
 

@@ -1,4 +1,4 @@
-"""Whatever fits the OpenAPI document, and much that does not, is answered as the document says."""
+"""Schemathesis: the answers to valid and many invalid requests conform to the OpenAPI document."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from tests.conftest import add_user, token_of
 from tests.service import ROOT, Service
 
 CONFIG = (ROOT / "tests" / "schemathesis.toml").read_text()
-LAST_CALLS = {"delete_me", "delete_session", "logout"}  # every later call would be nobody's
+LAST_CALLS = {"delete_me", "delete_session", "logout"}  # every later call would be unauthenticated
 
 
 def operations(app: FastAPI) -> dict[str, dict[str, Any]]:
@@ -40,7 +40,7 @@ def formats(node: Any, schemas: dict[str, Any]) -> Iterator[str]:
 
 
 def with_validators(app: FastAPI) -> set[str]:
-    """The operations with a body whose model has validators of its own."""
+    """The operations with a body whose model has additional validators."""
     common = Input.__pydantic_decorators__
     found = set()
     for route in iter_route_contexts(app.routes):
@@ -53,13 +53,13 @@ def with_validators(app: FastAPI) -> set[str]:
 
 
 def may_be_invalid(app: FastAPI) -> list[str]:
-    """The operations where a request that fits the document may be invalid all the same, and answered with 422."""
+    """The operations that may answer 422 to a request that conforms to the document."""
     schemas, found = app.openapi()["components"]["schemas"], with_validators(app)
     for name, operation in operations(app).items():
-        # A cursor that this service did not make, or a key that another request had.
+        # A forged cursor, or a key that another request has used.
         sealed = {"cursor", "idempotency-key"} & {each["name"] for each in operation.get("parameters", ())}
-        # Each grant of a form needs other parameters. A password may be too common, an address in no possible domain,
-        # an id that of nothing.
+        # Each grant of a form requires other parameters. A password may be too common, the domain of an address may be
+        # impossible, an id may not exist.
         body = operation.get("requestBody", {}).get("content", {})
         if sealed or FORM in body or any(formats(body, schemas)):
             found.add(name)

@@ -1,4 +1,4 @@
-"""Connections, byte by byte: heads, trailers and bodies without end; and what proxies say, however it is started."""
+"""Connections, byte by byte: endless heads, trailers and bodies; and headers of proxies, in every way to start."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ FORGOT = b"POST /api/v1/auth/password/forgot HTTP/1.1\r\n" + HOST
 
 
 def production() -> tuple[str, ...]:
-    """How `start.sh` starts the service."""
+    """The service as `start.sh` starts it."""
     script = (ROOT / "scripts/start.sh").read_text().replace("\\\n", "")
     found = re.search(r" (-m uvicorn app\.main:app .*?) --host", script)
     assert found
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    """A connection on which a test writes what it wants, and reads answers one by one."""
+    """A connection on which a test writes any bytes, and reads answers one by one."""
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -76,14 +76,14 @@ class Wire:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server has hung up, with nothing more to say."""
+        """Whether the server has closed the connection without further data."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:
             return True
 
     def floods(self, piece: bytes, most: int) -> int:
-        """How many bytes the server and the kernel take of what has no end: until it hangs up, or takes no more."""
+        """Send endless data. Returns the number of bytes that the server and the kernel accept."""
         self.socket.settimeout(1)
         taken = 0
         try:
@@ -237,7 +237,7 @@ def test_requests_that_come_together_are_answered_in_their_order(wire: Wire) -> 
 
 @pytest.fixture
 def waiting(service: Service) -> Iterator[Service]:
-    """A service with a route that never answers, and reads no body."""
+    """A service with a route that never answers and never reads the body."""
     app = create_app(service.settings)
 
     @app.post("/wait")
@@ -284,7 +284,7 @@ def test_a_body_that_nobody_wanted_is_not_drained_for_ever(wire: Wire, head: byt
 
 def test_a_client_that_sends_all_of_an_unwanted_body_reads_the_answer_and_goes_on(wire: Wire) -> None:
     size = MOST_UNREAD_BYTES - 100_000
-    for status in (404, 413, 404):  # the bound is each body's own
+    for status in (404, 413, 404):  # the limit applies to each body
         chunks = CHUNK * (size // len(CHUNK)) + b"0\r\n\r\n"
         head = b"Content-Length: %d\r\n\r\n" % size if status == 413 else CHUNKED
         wire.send(b"POST /nowhere HTTP/1.1\r\n" + HOST + head, b"x" * size if status == 413 else chunks)

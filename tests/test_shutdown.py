@@ -1,4 +1,4 @@
-"""A replica that is told to stop."""
+"""Shutdown of a replica."""
 
 import signal
 import time
@@ -22,7 +22,7 @@ def test_it_says_that_it_is_not_ready_before_it_closes_its_door(migrated_url: st
             refused = client.get("/health/ready")
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
             assert refused.json()["detail"] == "The service is shutting down"
-            assert client.get("/api/v1/users/me").status_code == 401  # all else is answered as ever
+            assert client.get("/api/v1/users/me").status_code == 401  # other requests are answered as before
             assert httpx2.get(f"{url}/health/live", verify=NO_TLS).status_code == 200  # on a new connection too
         process.wait(10)
         assert time.monotonic() - told >= 2

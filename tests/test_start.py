@@ -1,4 +1,4 @@
-"""`scripts/start.sh`: says where the service is once it is there, and names what keeps it from that."""
+"""`scripts/start.sh`: prints the URL when the service is ready, and the reason if it cannot start."""
 
 import shutil
 import signal
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def backend() -> str:
-    """What a first start uses."""
+    """The database of a first start."""
     return "sqlite"
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the project, where all is installed."""
+    """A copy of the project, with all packages installed."""
     folder = tmp_path / "copy"
     for name in ("app", "alembic", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,8 +53,8 @@ def test_the_link_is_there_when_it_is_told_and_ctrl_c_ends_it_cleanly(copy: Path
         assert process.wait() in (0, -signal.SIGINT)
     finally:
         process.end()
-    assert "Made the first superuser: admin@example.com\n" in process.text
-    assert "Mail is not sent, but written into data/mail\n" in process.text
+    assert "Created the first superuser: admin@example.com\n" in process.text
+    assert "Mail is not sent but written to data/mail\n" in process.text
     assert "Application shutdown complete" in process.text
     assert "Traceback" not in process.text
     assert len(process.text.splitlines()) <= 15
@@ -65,6 +65,6 @@ def test_a_port_that_is_taken_is_told_before_anything_is_done(copy: Path, servic
     shutil.rmtree(copy / ".venv")
     process = start(copy, port)
     assert process.wait() == 1
-    assert process.text == f"Port {port} is taken: PORT={port + 1} scripts/start.sh uses another\n"
+    assert process.text == f"Port {port} is in use. Choose another one: PORT={port + 1} scripts/start.sh\n"
     assert not (copy / "data").exists()
     assert not (copy / ".venv").exists()

@@ -1,4 +1,4 @@
-"""Attempts at the same moment: as many are let through as one after the other would be."""
+"""Concurrent attempts: the limits are the same as for sequential ones."""
 
 from collections import Counter
 from collections.abc import Callable

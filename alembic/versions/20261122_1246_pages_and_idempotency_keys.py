@@ -1,4 +1,4 @@
-"""An index for every order that lists have, and idempotency keys.
+"""Indexes for the sort orders of lists, and idempotency keys.
 
 Revision: 0e4fd884b1a2, after 673feeb72236
 """

@@ -1,4 +1,4 @@
-"""Login sessions, throttling, the outbox, and when an email was verified.
+"""Login sessions, throttling, the outbox, and the time when an email was verified.
 
 Revision: 961ac46eb26c, after 0e4fd884b1a2
 """
@@ -58,7 +58,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_emails_status_due_at"), "emails", ["status", "due_at"])
     op.create_index(op.f("ix_emails_user_id"), "emails", ["user_id"])
     op.add_column("users", sa.Column("email_verified_at", sa.DateTime(timezone=True), nullable=True))
-    # Or nobody could log in to let the others in, where verification becomes a condition of it.
+    # Otherwise no superuser could log in after verification becomes required.
     op.execute("UPDATE users SET email_verified_at = created_at WHERE is_superuser")
 
 

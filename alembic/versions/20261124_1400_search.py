@@ -1,4 +1,4 @@
-"""What items are searched by.
+"""The search column of items.
 
 The previous release may still add items, which are found once they are changed.
 

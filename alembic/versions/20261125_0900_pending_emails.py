@@ -1,4 +1,4 @@
-"""The address that waits to be verified.
+"""The address that is not verified yet.
 
 Revision: 5d1b7c0e9a34, after 4b7f0d1c92ae
 """

@@ -1,1 +1,1 @@
-"""The HTTP side: everything that knows FastAPI, except `app.main`, which puts it together."""
+"""The HTTP layer: everything that depends on FastAPI, except `app.main`."""

@@ -1,4 +1,4 @@
-"""One request of a caller: the unit of work that it is, and what its answer tells beside the body."""
+"""One request: its caller, its unit of work, and the headers of its response."""
 
 import hashlib
 import json
@@ -33,27 +33,27 @@ R = TypeVar("R", bound=Record)
 C = TypeVar("C", bound=Caller | None)
 
 Check = Callable[[Caller, Settings], None]
-"""Refuses callers that may not call a route, by raising."""
+"""Raises an error for callers that may not call the route."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_TAGS = 1024
-"""The longest `If-Match` or `If-None-Match`, in characters, all lines together."""
+"""The maximum length of `If-Match` or `If-None-Match` in characters, all lines together."""
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 class Message(BaseModel):
-    """An answer for people: of what was begun, the outcome is not known yet."""
+    """A text for people, for a request whose outcome is not known yet."""
 
     message: Line = Field(max_length=255)
 
 
 class Call(Generic[C]):
-    """What a route works with.
+    """The interface between a route and its unit of work.
 
-    `read` and `write` run one unit of work, in one transaction: it finds the caller, checks that they may call this
-    route, and runs `work(session, caller, *args)`. Only the signature of the token is verified before that. A caller
-    without a token is None, on a route that lets anyone in.
+    `read` and `write` run one unit in one transaction: it loads the caller, checks that they may call this route, and
+    runs `work(session, caller, *args)`. Before that, only the token itself is verified. On a route for `Anyone`, a
+    caller without a token is None.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Call(Generic[C]):
 
     @property
     def claims(self) -> Claims:
-        """What the token says; Unauthorized without one."""
+        """The claims of the token. Raises Unauthorized if there is none."""
         if self._claims is None:
             raise Unauthorized
         return self._claims
@@ -85,16 +85,16 @@ class Call(Generic[C]):
         return await self._db.write(lambda session: work(session, self._caller(session), *args, **kwargs))
 
     async def caller(self) -> C:
-        """The caller, for work that takes more than one unit: each of them has to check again what matters to it."""
+        """The caller, for work in several units. Each unit must check again what it depends on."""
         return await self._db.read(self._caller)
 
     @property
     def conditions(self) -> Conditions:
-        """What the request says in `If-Match` and `If-None-Match`: a list may come in several lines."""
+        """The headers `If-Match` and `If-None-Match`. A list may be split into several header lines."""
         return Conditions(self._tags("if-match"), self._tags("if-none-match"))
 
     def show(self, resource: M) -> M:
-        """A resource with its entity tag; on GET nothing but that where the client has it already (304)."""
+        """A resource with its entity tag. On GET, 304 without a body if the client has it already."""
         tag = etag(resource)
         if self._request.method == "GET":
             self.conditions.check(tag, reading=True)
@@ -102,7 +102,7 @@ class Call(Generic[C]):
         return resource
 
     async def page(self, work: Callable[[Session, C, Any, Position | None], Slice[R]], wanted: Page) -> Sequence[R]:
-        """The rows of one page that `work(session, caller, wanted, after)` finds, with a link to the next page."""
+        """The rows of one page, which `work(session, caller, wanted, after)` selects, with a link to the next page."""
         self._refuse_repeated_parameters()
         context = self._list(wanted)
         page = await self.read(work, wanted, self._position(wanted, context))
@@ -120,11 +120,11 @@ class Call(Generic[C]):
     async def create(
         self, work: Callable[Concatenate[Session, C, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R | Response:
-        """The row that `work` makes, with its location and entity tag.
+        """The row that `work` creates, with its location and entity tag.
 
-        With an `Idempotency-Key` the answer is kept for 24 hours, and given again when the same request comes again.
-        Keys belong to a user. A caller without a token may not send one (Invalid): two strangers who choose the same
-        key would read each other's answers, and to ignore it would break the promise that the request is done once.
+        With an `Idempotency-Key`, the answer is stored for 24 hours and returned again for the same request. Keys
+        belong to a user. A caller without a token may not send one (Invalid): two strangers with the same key would
+        read each other's answers. To ignore the key would break the promise that the request is carried out once.
         """
         key = self._idempotency_key()
         if key is None:
@@ -138,7 +138,7 @@ class Call(Generic[C]):
 
         def once(session: Session, caller: C) -> Answer:
             if caller is None:
-                msg = "Header should be left out without a token: keys belong to users"
+                msg = "Header should be omitted without a token, because keys belong to users"
                 raise Invalid({"loc": ["header", "idempotency-key"], "msg": msg, "type": "idempotency_key"})
 
             def answer(session: Session) -> Answer:
@@ -161,7 +161,7 @@ class Call(Generic[C]):
 
     def _caller(self, session: Session) -> C:
         if self._claims is None:
-            return None  # type: ignore[return-value]  # where C is Caller, there is a token
+            return None  # type: ignore[return-value]  # if C is Caller, there is a token
         caller = auth.identify(session, self._settings, self._claims)
         self._check(caller, self._settings)
         return caller  # type: ignore[return-value]
@@ -190,7 +190,7 @@ class Call(Generic[C]):
         raise Invalid(*({"loc": ["query", name], "msg": msg, "type": "repeated"} for name in repeated[:20]))
 
     def _list(self, wanted: Page) -> str:
-        """What a cursor is good for: this list of this user (or of nobody), in this order, with these filters."""
+        """The context of a cursor. It is valid for this list, user (or no user), order and filters only."""
         filters = wanted.model_dump(mode="json", exclude={"cursor", "skip", "limit", "count"})
         whose = str(self._claims.sub) if self._claims else None
         return json.dumps([self._request.scope["path"].rstrip("/"), whose, filters])
@@ -200,19 +200,19 @@ class Call(Generic[C]):
             return None
         position = unseal(wanted.cursor, context, keys=self._settings.keys)
         if position is None or wanted.skip:
-            msg = "Cursor should be used as it was given, without skip, and for the same list"
+            msg = "Cursor should be unchanged, without skip, and for the same list"
             raise Invalid({"loc": ["query", "cursor"], "msg": msg, "type": "cursor"})
         return position
 
     def _link(self, relation: str, **more: str) -> str:
-        """RFC 8288; the target has no host in it, which could only have come from the client."""
+        """A link (RFC 8288). Its target has no host, because the host would come from the client."""
         kept = {name: value for name, value in self._request.query_params.items() if name not in ("cursor", "skip")}
         query = urlencode(kept | more)
         return f'<{quote(self._request.scope["path"])}{"?" if query else ""}{query}>; rel="{relation}"'
 
 
 def created(request: Request, row: Record, shown_as: BaseModel) -> dict[str, str]:
-    """The headers that tell where a new resource is, and which entity tag it has there."""
+    """The headers with the location and the entity tag of a new resource."""
     return {"Location": f"{quote(request.scope['path'].rstrip('/'))}/{row.id}", "ETag": etag(shown_as)}
 
 

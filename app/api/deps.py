@@ -1,4 +1,4 @@
-"""What a route asks for in its signature: who may call it."""
+"""Dependencies that state in a route's signature who may call it."""
 
 from ipaddress import ip_address
 from typing import Annotated, Any
@@ -26,10 +26,10 @@ Db = Annotated[Database, Depends(_database)]
 
 
 async def _context(request: Request) -> Context:
-    # The peer, or what a proxy says that the server was told to trust: never a header that anyone could send.
+    # The peer, or the address that a trusted proxy reports: never a header that any client could send.
     try:
         address = str(ip_address(request.client.host.partition("%")[0] if request.client else ""))
-    except ValueError:  # a Unix socket has none, and a proxy may pass on what is none
+    except ValueError:  # a Unix socket has no address, and a proxy may forward an invalid one
         address = ""
     fairness.caller.set(throttle.network(address))
     device = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
@@ -38,11 +38,11 @@ async def _context(request: Request) -> Context:
 
 
 RequestContext = Annotated[Context, Depends(_context)]
-"""Anybody, with a token or without."""
+"""Any request, with or without a token. Nobody is authenticated."""
 
 
 def _claims(request: Request, settings: Settings) -> Claims | None:
-    """What the token says, if one was sent; InvalidToken unless its signature is right."""
+    """The claims of the token, or None without one. Raises InvalidToken if it is invalid or expired."""
     sent = request.headers.getlist("authorization")
     if not sent:
         return None
@@ -55,16 +55,16 @@ def _claims(request: Request, settings: Settings) -> Claims | None:
 
 
 _TOKENS = (
-    "`username` is your email: sign up first, by `POST /users/`. Access tokens are JWTs that follow RFC8725: one"
-    " algorithm; issuer, audience, purpose and end are checked."
+    "`username` is your email. Sign up first with `POST /users/`. Access tokens are JWTs that follow RFC8725: one"
+    " algorithm; issuer, audience, purpose and expiry are checked."
 )
 
 
 class _Bearer(OAuth2PasswordBearer):
-    """Callers with a token, if it is not optional. The unit that does what they ask for finds and checks them."""
+    """Requires a token, unless `optional`. The unit of work loads and checks the caller."""
 
     def __init__(self, check: Check, *, optional: bool = False) -> None:
-        # Swagger UI takes the URLs from the document, where app.api.openapi puts those that this service has.
+        # Swagger UI reads the URLs from the document, where app.api.openapi inserts the real ones.
         super().__init__("login", OPTIONAL if optional else BEARER, description=_TOKENS, refreshUrl="refresh")
         self._check, self._optional = check, optional
 
@@ -94,12 +94,12 @@ Me = Annotated[Call[Caller], Depends(_Bearer(_any_user))]
 """An active user."""
 
 Anyone = Annotated[Call[Caller | None], Depends(_Bearer(_any_user, optional=True))]
-"""An active user, or a caller without a token: None. A token that is not good is refused all the same."""
+"""An active user, or None for a caller without a token. An invalid token is still refused."""
 
 Superuser = Annotated[Call[Caller], Depends(_Bearer(_superuser))]
 
 DirectoryReader = Annotated[Call[Caller], Depends(_Bearer(_directory_reader))]
-"""Who may list all users: any active user where the directory is open, else superusers."""
+"""A caller who may list all users: any active user if the directory is open, otherwise superusers only."""
 
 
 async def _may_sign_up(request: Request, context: RequestContext) -> Caller | None:
@@ -114,4 +114,4 @@ async def _may_sign_up(request: Request, context: RequestContext) -> Caller | No
 
 
 SignUp = Annotated[Caller | None, Depends(_may_sign_up)]
-"""Who may add a user: anyone where sign-up is open, and superusers always."""
+"""The superuser who adds a user, or None for a sign-up. Raises SignupClosed if sign-up is not open."""

@@ -1,4 +1,4 @@
-"""Every error, whoever raised it, as application/problem+json (RFC 9457) that repeats nothing of the request."""
+"""Renders all errors as application/problem+json (RFC 9457), without any value from the request."""
 
 import dis
 import json
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 TOKEN_ENDPOINTS = ("/auth/login", "/auth/refresh", "/auth/revoke")
-"""How the paths end whose errors are those of OAuth 2, too: a client may take what has no `error` for a token."""
+"""Suffixes of the paths whose errors also have the fields of OAuth 2: clients may treat other answers as tokens."""
 
-# By code, else by status; all others are invalid_request. What RFC 6749 section 5.2 has no name for has it in 4.1.2.1.
+# By code, otherwise by status; all others are invalid_request. Names are from RFC 6749 sections 5.2 and 4.1.2.1.
 _OAUTH = {
     "incorrect_login": "invalid_grant",
     "inactive_user": "invalid_grant",
@@ -52,29 +52,29 @@ _Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 class FieldError(BaseModel):
     loc: list[_Name | _Index] = Field(
-        max_length=_DEEPEST, description="Where: `body`, `query`, `path` or `header`, then the names below it"
+        max_length=_DEEPEST, description="Location: `body`, `query`, `path` or `header`, then the names below it"
     )
     msg: _Words = Field(description="What is wrong, for people")
     type: _Code = Field(description="What is wrong, for programs")
 
 
 class Problem(BaseModel):
-    """Why a request was not carried out (RFC 9457)."""
+    """An error (RFC 9457)."""
 
-    type: Literal["about:blank"] = Field(description="`title` and `status` are those of HTTP")
-    title: _Words = Field(description="What the status means")
+    type: Literal["about:blank"] = Field(description="`title` and `status` have their HTTP meaning")
+    title: _Words = Field(description="The name of the status")
     status: int = Field(ge=400, le=599)
     detail: _Words = Field(description="What happened, for people")
-    code: _Code = Field(description="What happened, for programs: stable")
+    code: _Code = Field(description="What happened, for programs. It is stable.")
     instance: str = Field(
         max_length=64,
         pattern="^[A-Za-z0-9._-]*$",
         description="The id of the request, as in `X-Request-ID` and in the logs",
     )
-    error: _Code | None = Field(default=None, description="What OAuth 2 calls it (RFC 6749): at token endpoints only")
-    error_description: _Words | None = Field(default=None, description="The same as `detail`: at token endpoints only")
+    error: _Code | None = Field(default=None, description="The OAuth 2 error (RFC 6749), only at token endpoints")
+    error_description: _Words | None = Field(default=None, description="The same as `detail`, only at token endpoints")
     errors: Annotated[list[FieldError], Field(max_length=MOST_ERRORS)] | None = Field(
-        default=None, description="Which fields are wrong, with status 422"
+        default=None, description="The invalid fields, only with status 422"
     )
 
 
@@ -94,7 +94,7 @@ def problem(
 
 
 def with_oauth(problem: dict[str, Any]) -> dict[str, Any]:
-    """The same problem as a token endpoint tells it (RFC 6749 section 5.2)."""
+    """The same problem with the fields of a token endpoint (RFC 6749 section 5.2)."""
     error = _OAUTH.get(problem["code"]) or _OAUTH.get(problem["status"], "invalid_request")
     return {**problem, "error": error, "error_description": problem["detail"]}
 
@@ -107,7 +107,7 @@ class ProblemResponse(Response):
         super().__init__(self._problem, error.status, {**error.headers, **(headers or {})})
 
     def render(self, content: Any) -> bytes:
-        # ASCII, because the names of fields are the client's own and may be no valid Unicode.
+        # ASCII, because names of fields come from the client and may be invalid Unicode.
         return json.dumps(content).encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ class ProblemResponse(Response):
 
 
 def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer with these errors."""
+    """The `responses` of a route that can answer with these errors."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         response = responses.setdefault(
@@ -134,8 +134,8 @@ def problems(*kinds: type[AppError]) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Have the app render every exception by the functions below."""
-    app.add_exception_handler(AppError, _app_error)  # type: ignore[arg-type]  # each is called with its own kind only
+    """Make the app render every exception with the functions below."""
+    app.add_exception_handler(AppError, _app_error)  # type: ignore[arg-type]  # each is called with its own type only
     app.add_exception_handler(NotModified, _not_modified)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _validation_error)  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ async def _not_modified(_request: Request, state: NotModified) -> Response:
 
 
 async def _http_exception(_request: Request, error: HTTPException) -> Response:
-    """What FastAPI and Starlette raise themselves: no such route or method, and bodies that cannot be read."""
+    """Errors that FastAPI and Starlette raise: unknown routes and methods, and unreadable bodies."""
     match error.status_code:
         case 404:
             return ProblemResponse(errors.NotFound())
@@ -165,13 +165,13 @@ async def _http_exception(_request: Request, error: HTTPException) -> Response:
         case 413:
             return ProblemResponse(errors.ContentTooLarge())
         case status if status < 500:
-            return ProblemResponse(errors.BadRequest("The request could not be read"))
+            return ProblemResponse(errors.BadRequest("The request cannot be parsed"))
     raise error
 
 
 async def _validation_error(_request: Request, error: RequestValidationError) -> Response:
     found = error.errors()
-    if isinstance(error.body, bytes):  # left as it came, because it is not declared to be JSON
+    if isinstance(error.body, bytes):  # not parsed, because its Content-Type is not JSON
         return ProblemResponse(errors.UnsupportedMediaType())
     if found[0]["type"] == "json_invalid":
         return ProblemResponse(errors.BadRequest("The body is not valid JSON"))
@@ -187,7 +187,7 @@ def _name(part: str | int) -> str | int:
 
 
 def _message(error: dict[str, Any]) -> str:
-    """What a validator of the product says, or what pydantic says, without the part that quotes the input."""
+    """The message of a validator of the product, or that of pydantic without its quote of the input."""
     text: str = error["msg"]
     context = error.get("ctx", {})
     cause = context.get("error")
@@ -199,7 +199,7 @@ def _message(error: dict[str, Any]) -> str:
 
 
 def _is_meant(error: Exception) -> bool:
-    """Whether a `raise` of the product made this text: that of `int()` or of a library may quote the input."""
+    """Whether a `raise` in the product created this text. A text from `int()` or a library may quote the input."""
     last = error.__traceback__
     while last and last.tb_next:
         last = last.tb_next

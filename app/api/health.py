@@ -1,4 +1,4 @@
-"""What load balancers and orchestrators ask."""
+"""Checks for load balancers and orchestrators."""
 
 from typing import Literal
 
@@ -19,9 +19,9 @@ class Health(BaseModel):
     status: Literal["healthy", "live", "ready"]
 
 
-@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, where a browser asks"}})
+@router.get("/", response_model=Message, responses={307: {"description": "To `/docs`, for browsers"}})
 async def read_root(request: Request, response: Response) -> Message | Response:
-    """Say hello. A browser is led to `/docs`, where there are any."""
+    """Say hello. A browser is redirected to `/docs` if they are enabled."""
     vary = {"Vary": "Accept"}
     if request.app.openapi_url and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs", headers=vary)
@@ -31,21 +31,21 @@ async def read_root(request: Request, response: Response) -> Message | Response:
 
 @router.get("/health")
 async def read_health() -> Health:
-    """Tell that the service runs."""
+    """Report that the service is running."""
     logs.polled.set(True)
     return Health(status="healthy")
 
 
 @router.get("/health/live")
 async def read_liveness() -> Health:
-    """Tell that the process answers, whatever the state of the database: restart it when it does not."""
+    """Report liveness: the process answers, regardless of the database. Restart it if it does not."""
     logs.polled.set(True)
     return Health(status="live")
 
 
 @router.get("/health/ready", responses=problems(Unavailable))
 async def read_readiness(request: Request, db: Db) -> Health:
-    """Tell that the database answers and its schema is up to date: send requests elsewhere when not."""
+    """Report readiness: the database answers and its schema is up to date. If not, send requests elsewhere."""
     logs.polled.set(True)
     if request.app.state.draining:
         raise Unavailable("The service is shutting down")

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, its headers, its limits. Pure ASGI: no task per request."""
+"""Middleware for every request: its id, log line, headers and limits. Pure ASGI: no extra task per request."""
 
 import logging
 import re
@@ -41,10 +41,10 @@ MOST_HEADER_BYTES = 16 * 1024
 
 
 class ProxyMiddleware(ProxyHeadersMiddleware):
-    """uvicorn's own, which believes `X-Forwarded-For` and `-Proto` of the peers that are named here and of no others.
+    """uvicorn's own: trusts `X-Forwarded-For` and `X-Forwarded-Proto` only from the peers that are named here.
 
-    A server that was started with uvicorn's defaults has believed 127.0.0.1 before: so the connection is asked anew.
-    A peer at a Unix socket has no address, and is called `unix`.
+    With uvicorn's defaults the server has already trusted 127.0.0.1. Therefore the address and the scheme are read from
+    the connection again. A peer at a Unix socket has no address and is called `unix`.
     """
 
     _warned = False
@@ -53,18 +53,18 @@ class ProxyMiddleware(ProxyHeadersMiddleware):
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
         if transport:
             connection = transport.get_protocol()
-            if connection is None:  # the peer has gone already
+            if connection is None:  # the peer has disconnected
                 return
             peer = connection.client or ("unix", 0)
             if scope["client"] != connection.client and peer[0] not in self.trusted_hosts and not self._warned:
                 self._warned = True
-                logger.warning("X-Forwarded-For is not believed: FORWARDED_ALLOW_IPS does not name %s", peer[0])
+                logger.warning("X-Forwarded-For is not trusted: FORWARDED_ALLOW_IPS does not name %s", peer[0])
             scope["client"], scope["scheme"] = peer, connection.scheme
         await super().__call__(scope, receive, send)
 
 
 def _refusal(scope: Scope) -> AppError | None:
-    """What is wrong with the head of a request, before anything looks into it."""
+    """The error for an unacceptable request head, checked before anything else."""
     headers = scope["headers"]
     if len(scope["path"]) + len(scope["query_string"]) > MOST_TARGET_BYTES:
         return UriTooLong()
@@ -77,7 +77,7 @@ def _refusal(scope: Scope) -> AppError | None:
 
 
 class RequestMiddleware:
-    """Gives each request an id, bounds its head, answers HEAD as GET without its body, adds security headers, logs."""
+    """Gives each request an id, limits its head, answers HEAD as GET without a body, adds security headers, logs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -113,7 +113,7 @@ class RequestMiddleware:
             app = ProblemResponse(refusal) if refusal else self.app
             await app(inner, receive, send_with_headers)
         finally:
-            # The template, not the path: that would be the client's own words.
+            # The template, not the path, because the path is client input.
             route = inner.get("route_path", "-")
             duration = round((time.perf_counter() - started) * 1000, 1)
             data = {"method": scope["method"], "route": route, "status": status, "duration_ms": duration}
@@ -122,7 +122,7 @@ class RequestMiddleware:
 
 
 class ProblemCORSMiddleware(CORSMiddleware):
-    """Starlette's, except that a refused preflight is a problem like any other."""
+    """Starlette's own, but a refused preflight is answered with a problem."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -133,7 +133,7 @@ class ProblemCORSMiddleware(CORSMiddleware):
 
 
 class ErrorMiddleware:
-    """Answers what nothing else has caught with a 500: inside CORS, so that browsers can read it."""
+    """Answers uncaught exceptions with 500, inside CORS, so that browsers can read the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -156,7 +156,7 @@ class ErrorMiddleware:
 
 
 def _answer_to(error: Exception) -> AppError:
-    """What fails while FastAPI validates a request is that request's fault: a 422, if no ValidationError."""
+    """422 for an exception (no ValidationError) while FastAPI validates a request; otherwise 500."""
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code is _validate_value_with_model_field.__code__:
             loc = list(frame.f_locals["loc"])
@@ -165,7 +165,7 @@ def _answer_to(error: Exception) -> AppError:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies of more than `limit` bytes: by their declared length at once, else as they arrive."""
+    """Refuses bodies of more than `limit` bytes: at once by Content-Length, otherwise while they arrive."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
@@ -186,7 +186,7 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.limit:
-                raise HTTPException(413)  # the one kind of error that FastAPI lets through while it reads a body
+                raise HTTPException(413)  # the only error that FastAPI lets through while it reads a body
             return message
 
         await self.app(scope, count, send)

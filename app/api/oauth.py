@@ -1,4 +1,4 @@
-"""OAuth 2 over HTTP: how its forms are read, and where clients find its endpoints."""
+"""OAuth 2 over HTTP: reads its forms, and tells clients its endpoints."""
 
 from collections import Counter
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,15 +17,15 @@ M = TypeVar("M", bound=BaseModel)
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 100
 MOST_BYTES = 64 * 1024
-"""Of a form: to decode 1 MiB of it takes so long that others would notice."""
+"""The maximum size of a form. Decoding 1 MiB would delay other requests."""
 
 router = APIRouter(tags=["auth"])
 
 
 def form(model: type[M]) -> Any:
-    """The dependency of a route that takes a form. It is in UTF-8, and what the model knows is in it once (RFC 6749).
+    """The dependency of a route with a form. It must be UTF-8, without repeated parameters of the model (RFC 6749).
 
-    FastAPI's `Form` also reads multipart, where a client names the codec: punycode takes a minute for 1 MiB.
+    FastAPI's `Form` also reads multipart, where the client chooses the codec: punycode takes a minute for 1 MiB.
     """
 
     async def read(request: Request) -> M:
@@ -54,7 +54,7 @@ def form(model: type[M]) -> Any:
 
 
 def form_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The same for the OpenAPI document: the `openapi_extra` of the route."""
+    """The `openapi_extra` of a route with a form."""
     return {"requestBody": {"required": True, "content": {FORM: {"schema": model.model_json_schema()}}}}
 
 
@@ -63,22 +63,22 @@ _Nothing = Annotated[list[Literal["none"]], Field(max_length=1)]
 
 
 class ServerMetadata(BaseModel):
-    """What OAuth 2 clients ask of a server (RFC 8414 section 2)."""
+    """OAuth 2 server metadata (RFC 8414 section 2)."""
 
     issuer: _Url
     token_endpoint: _Url
     revocation_endpoint: _Url
     grant_types_supported: Annotated[list[Literal["password", "refresh_token"]], Field(max_length=2)]
-    response_types_supported: _Nothing  # must not be empty, even without an authorization endpoint
+    response_types_supported: _Nothing  # must not be empty, although there is no authorization endpoint
     token_endpoint_auth_methods_supported: _Nothing  # clients have no secrets
     revocation_endpoint_auth_methods_supported: _Nothing
 
 
 @router.get("/.well-known/oauth-authorization-server")
 async def read_server_metadata(request: Request) -> ServerMetadata:
-    """Tell OAuth 2 clients where to ask for tokens and revoke them (RFC 8414)."""
+    """Read the OAuth2 server metadata (RFC 8414): where clients get and revoke tokens."""
     return ServerMetadata(
-        # The host is the one that the client names, who alone is told it: no cache may keep the answer for others.
+        # The host comes from the client. This is safe, because no cache may store the answer for other clients.
         issuer=str(request.base_url).rstrip("/"),
         token_endpoint=str(request.url_for("login")),
         revocation_endpoint=str(request.url_for("revoke_token")),

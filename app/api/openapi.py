@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with the errors that every route really has."""
+"""The OpenAPI document: FastAPI's own, completed with the errors, headers and limits of every route."""
 
 import re
 from typing import Any
@@ -19,11 +19,11 @@ _WITH_TOKEN = (errors.InvalidToken, InactiveUser)
 
 BEARER = "OAuth2PasswordBearer"
 OPTIONAL = f"{BEARER} or nothing"
-"""The scheme of a route that takes a token and needs none: OpenAPI writes it as two ways to call."""
+"""The scheme of a route with an optional token. OpenAPI describes it as two alternatives."""
 
 
 def install(app: FastAPI, *, prefix: str) -> None:
-    """Have `app.openapi()` answer the document, made once."""
+    """Make `app.openapi()` return the document, which is built once."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -63,7 +63,7 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
-    # Relative to the server's URL, and so right behind any path prefix.
+    # Relative to the server's URL, so that it is correct behind any path prefix.
     components["securitySchemes"].pop(OPTIONAL, None)
     flow = components["securitySchemes"][BEARER]["flows"]["password"]
     flow |= {"tokenUrl": f"{prefix[1:]}/auth/login", "refreshUrl": f"{prefix[1:]}/auth/refresh"}
@@ -73,23 +73,23 @@ def _document(app: FastAPI, prefix: str) -> dict[str, Any]:
 
 
 def _summarize(operation: dict[str, Any]) -> None:
-    """What its docstring begins with, unless the route has a summary of its own."""
-    if operation["summary"] == operation["operationId"].replace("_", " ").title():  # as FastAPI makes it up
+    """The first phrase of the docstring becomes the summary, unless the route has its own."""
+    if operation["summary"] == operation["operationId"].replace("_", " ").title():  # FastAPI's default
         operation["summary"] = re.split(r"[.:;]|\s\(", operation.get("description", operation["summary"]))[0]
 
 
-_LATIN_1 = r"^[\t\x20-\x7e\x80-\xff]*$"  # all that a header can hold
+_LATIN_1 = r"^[\t\x20-\x7e\x80-\xff]*$"  # all characters that a header may contain
 
 PARAMETERS = {
     "precondition_failed": {
-        "if-match": "Entity tags, or `*`: refused with 412 unless the resource has one of them (RFC 9110 section 13.1)",
-        "if-none-match": "Entity tags, or `*`: answered with 304, or 412, if the resource has one of them",
+        "if-match": "Entity tags, or `*`. 412 unless the resource has one of them (RFC 9110 section 13.1)",
+        "if-none-match": "Entity tags, or `*`. 304 (GET) or 412 if the resource has one of them",
     },
     "idempotency_key_reused": {
-        "idempotency-key": "New for each request that is meant: one that is sent again is done once"
+        "idempotency-key": "A unique key for each request. A repeated request is carried out once."
     },
 }
-"""The request headers behind an error: a route that documents the error takes them."""
+"""The request headers that belong to an error. A route that documents the error accepts them."""
 
 
 def _add_parameters(operation: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def _add_problems(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
 
 
 def _mistake(operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """What could be wrong with a field that this operation has: of the body, or else the first parameter that fits."""
+    """An example of an invalid field of this operation: in the body, otherwise the first suitable parameter."""
     fields = [(each["in"], each["name"], each["schema"]) for each in operation.get("parameters", ())]
     if content := operation.get("requestBody", {}).get("content"):
         body = next(iter(content.values()))["schema"]
@@ -171,12 +171,12 @@ def _number(description: str, most: int = 2**31 - 1) -> dict[str, Any]:
 HEADERS = {
     "ETag": _text("The entity tag of the resource, for `If-Match` and `If-None-Match`", '^"[0-9a-f]+"$'),
     "Link": _text("The `next` page, if there is one, and the `first` (RFC 8288)", "^</.*>; rel=", 2**16),
-    "Location": _text("Where the new resource is", "^/", 2**15),
-    "RateLimit": _text("The limit that was met, and the seconds until it ends", '^".+";r=[0-9]+;t=[0-9]+$'),
-    "RateLimit-Policy": _text("What may be tried how often: `q` times in `w` seconds", '^".+";q=[0-9]+;w=[0-9]+$'),
+    "Location": _text("The URL of the new resource", "^/", 2**15),
+    "RateLimit": _text("The exceeded limit, and the seconds until it ends", '^".+";r=[0-9]+;t=[0-9]+$'),
+    "RateLimit-Policy": _text("The limit: `q` attempts in `w` seconds", '^".+";q=[0-9]+;w=[0-9]+$'),
     "Retry-After": _number("Seconds after which to try again"),
     "WWW-Authenticate": _text("How to authenticate", "^Bearer"),
-    "X-Total-Count": _number(f"The number of all rows if `count` asks for it, {COUNTED} at most", COUNTED),
+    "X-Total-Count": _number(f"The number of all rows if `count` is true, at most {COUNTED}", COUNTED),
 }
 
 
@@ -196,7 +196,7 @@ def _add_headers(method: str, operation: dict[str, Any]) -> None:
 
 
 def _add_change(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """A merge patch (RFC 7396), with the first field for its example: to try out all of them changes too much."""
+    """A merge patch (RFC 7396). The example has only the first field, so that trying it out changes little."""
     content = operation.get("requestBody", {}).get("content", {})
     if "application/json" not in content:
         return
@@ -209,7 +209,7 @@ def _add_change(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
 
 
 def _share(paths: dict[str, Any]) -> dict[str, Any]:
-    """Tell each error in a line; put the responses that several operations have in one place, under their codes."""
+    """Describe each error in one line. Move responses that operations share to the components, named by their codes."""
     shared: dict[str, Any] = {}
     for operation in (operation for operations in paths.values() for operation in operations.values()):
         for status, response in operation["responses"].items():
@@ -224,12 +224,12 @@ def _share(paths: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(operation: dict[str, Any]) -> None:
-    """Say of each parameter what it is, where tools look for it; and of a list, how long a page may be."""
+    """Describe each parameter where tools look for it, and give lists the maximum length of a page."""
     answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
     for parameter in operation.get("parameters", ()):
         name, schema = parameter["name"], parameter["schema"]
         match schema.get("anyOf"):
-            case [kind, {"type": "null"}]:  # it is left out, never null: that is how JSON writes what a URL cannot
+            case [kind, {"type": "null"}]:  # a URL has no null: the parameter is omitted instead
                 del schema["anyOf"]
                 schema |= kind
         _complete(schema)
@@ -243,27 +243,27 @@ def _describe(operation: dict[str, Any]) -> None:
             answer.setdefault("maxItems", schema["maximum"])
 
 
-_SAID = {"sort": "The order of the rows: by this column, ascending, or with `-` before it descending"}
+_SAID = {"sort": "The column that sorts the rows: ascending, or descending with `-` before it"}
 _LENGTHS = {"uuid": 36, "date-time": 64, "date": 10, "time": 15}
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 def _complete(node: Any) -> None:
-    """Add to each schema what follows from the rest of it: the format of integers, the length of ids and times."""
+    """Add values that follow from the rest of a schema: the format of integers, the length of ids and times."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for child in children:
         _complete(child)
     match node:
         case {"type": "integer"}:
             for name, keyword in _KEYWORDS.items():
-                if name in node:  # pydantic's own name, of a bound behind a validator
+                if name in node:  # pydantic's name for a limit behind a validator
                     node[keyword] = node.pop(name)
             fits = all(abs(node.get(end, 2**31)) < 2**31 for end in ("minimum", "maximum"))
             node["format"] = "int32" if fits else "int64"
         case {"type": "string", "format": str(kind)} if kind in _LENGTHS:
             node.setdefault("maxLength", _LENGTHS[kind])
         case {"type": "string", "default": str(), "examples": _}:
-            del node["examples"]  # that of the type: the default says more
+            del node["examples"]  # the example of the type: the default is more useful
         case {"type": "string", "pattern": pattern} if not node.keys() & {"examples", "enum", "const", "default"}:
             node["examples"] = [text for text in ("some-text", "text", "9") if re.search(pattern, text)][:1]
 

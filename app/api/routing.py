@@ -1,4 +1,4 @@
-"""Finds the route of a request by the literal beginning of its path, with or without a slash at the end."""
+"""Finds the route of a request by the literal prefix of its path, with or without a trailing slash."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 
 def install(app: FastAPI) -> None:
-    """Have the app find its routes here.
+    """Replace FastAPI's search for the route of a request.
 
-    FastAPI tries the regular expressions of all routes, once for each router that includes another. Here a request
-    tries the few routes that share the part of its path before the first parameter. The longest part comes first, so
-    `/users/me` is never taken for `/users/{id}`, whatever the method. `scope["route_path"]` becomes the path of the
-    route, as declared.
+    FastAPI tries the regular expressions of all routes, again for each router that includes another. This tries only
+    the few routes with the same path before the first parameter. The longest prefix comes first, so `/users/me` never
+    matches `/users/{id}`, with any method. Sets `scope["route_path"]` to the declared path of the route.
     """
     router = app.router
     index: dict[str, list[RouteContext]] = {}
@@ -31,7 +30,7 @@ def install(app: FastAPI) -> None:
         indexed = len(app.routes)
 
     def candidates(path: str) -> Iterator[list[RouteContext]]:
-        if indexed != len(app.routes):  # a route was added since
+        if indexed != len(app.routes):  # a route was added meanwhile
             build()
         while path:
             if path in index:
@@ -47,12 +46,12 @@ def install(app: FastAPI) -> None:
         methods: set[str] = set()
         for routes in candidates(bare):
             for route in routes:
-                if bare:  # a slash at the end makes no difference, and never redirects
+                if bare:  # a trailing slash makes no difference and never causes a redirect
                     scope["path"] = given.removesuffix("/") + ("/" if (route.path or "").endswith("/") else "")
                 match, found = route.matches(scope)
                 if match is Match.FULL:
                     scope.update(found, route=route.original_route, route_path=route.path, router=router)
-                    _route_selected(scope=scope, path=route.path_format)  # as FastAPI's own router tells its telemetry
+                    _route_selected(scope=scope, path=route.path_format)  # for telemetry, like FastAPI's router
                     await route.app(scope, receive, send)
                     return
                 if match is Match.PARTIAL:
@@ -66,5 +65,5 @@ def install(app: FastAPI) -> None:
         allowed = methods | {"HEAD"} if "GET" in methods else methods
         raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
 
-    build()  # now, because it takes some time: FastAPI puts together what each route needs
+    build()  # at start-up, because FastAPI analyses every route, which takes time
     router.middleware_stack = find

@@ -1,4 +1,4 @@
-"""A connection: what uvicorn takes for a request, within bounds. `uvicorn --http app.api.server:Protocol` uses it."""
+"""uvicorn's HTTP protocol with limits. Used by `uvicorn --http app.api.server:Protocol`."""
 
 from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -9,17 +9,17 @@ from app.core.errors import AppError, BadRequest, HeadersTooLarge, UriTooLong
 from app.core.logs import request_id
 
 MOST_UNPARSED_BYTES = 64 * 1024
-"""Of a head, a chunk's size or trailers, which the parser keeps until they are complete."""
+"""Of a head, a chunk size or trailers, which the parser buffers until they are complete."""
 
 MOST_UNREAD_BYTES = 16 * 1024 * 1024
-"""Of a body, after the request was answered: a client that sends all of a body before it reads gets its answer."""
+"""Of a body, after its request was answered. Clients that read the answer only after sending the body still get it."""
 
 MOST_WAITING = 100
-"""Requests that a client sends before the answer to the first."""
+"""The maximum number of requests that a client may send before the first answer (pipelining)."""
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, which has no bounds of its own, and takes the trailers of a body for headers."""
+    """uvicorn's own, with the limits that it lacks. Ignores trailers, which uvicorn treats as headers."""
 
     url = b""
     _unparsed = 0
@@ -38,7 +38,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) > MOST_HEADERS:
-            raise HeadersTooLarge  # stops the parser, which then reports what is no request
+            raise HeadersTooLarge  # stops the parser, which then calls send_400_response
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -58,10 +58,10 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own text
         too_many = len(self.headers or ()) > MOST_HEADERS
-        self._refuse(HeadersTooLarge() if too_many else BadRequest("The request could not be read"))
+        self._refuse(HeadersTooLarge() if too_many else BadRequest("The request cannot be parsed"))
 
     def _refuse(self, error: AppError) -> None:
-        """Answer this, unless it would be taken for the answer to another request, and hang up."""
+        """Answer with this error, unless it could be mistaken for the answer to another request. Then close."""
         earlier = self.cycle and not self.cycle.response_complete
         if not self.pipeline and (not earlier or (self._in_body and not self.cycle.response_started)):
             token = request_id.set(str(uuid7()))

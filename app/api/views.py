@@ -1,4 +1,4 @@
-"""What a row is shown as at its own URL, where a domain above that of the row has something to add."""
+"""Views: let a higher domain add data to the resource of a row in a lower domain."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -12,9 +12,9 @@ R = TypeVar("R", bound=Record)
 
 
 class View(Generic[R]):
-    """How the routes at one path of a router show their row: as it is, until `replace` is called.
+    """How the routes at one path of a router show their row: unchanged, unless `replace` is called.
 
-    So a user can be shown with what is theirs, and the module of users need not know of it.
+    For example, a user is shown with items, although the module of users does not depend on items.
     """
 
     def __init__(self, router: APIRouter, path: str) -> None:
@@ -25,7 +25,7 @@ class View(Generic[R]):
         return self._make(session, row)
 
     def replace(self, model: type[Record], make: Callable[[Session, R], Record]) -> None:
-        """Answer `model`, which `make` makes of the row. Call it when a module is imported, before there is an app."""
+        """Answer with `model`, which `make` builds from the row. Call it on import, before the app is created."""
         self._make = make
         for route in self._router.routes:
             if isinstance(route, APIRoute) and route.path == self._path and route.response_model:

@@ -1,1 +1,1 @@
-"""The platform that the domains rest on. It knows no domain, no setting and no web framework."""
+"""The platform below the domains. It depends on no domain, no setting and no web framework."""

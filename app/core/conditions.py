@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110 section 13): on the state of one resource, by its entity tag."""
+"""Conditional requests (RFC 9110 section 13): optimistic locking by the entity tag of a resource."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ class PreconditionFailed(AppError):
     status = 412
     title = "Precondition Failed"
     code = "precondition_failed"
-    detail = "The resource is not in the state that the request asks for: read it again"
+    detail = "The resource has changed. Read it again."
 
 
 class NotModified(Exception):
-    """The client has this state already: an answer, and no error."""
+    """The client has this state already. This is an answer, not an error."""
 
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
@@ -36,14 +36,14 @@ class NotModified(Exception):
 def etag(resource: BaseModel) -> str:
     """The strong entity tag of a resource.
 
-    Of a row it is the version, with those of the rows that its relationships show; all must be loaded. Of what is put
-    together from rows it is a digest.
+    For a row, it is its version and the versions of the rows in its relationships, which must be loaded. For a model
+    without a version, it is a digest of its content.
     """
     version = getattr(resource, "version", None)
     if version is None:
         shown = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
         version = hashlib.sha256(shown.encode()).hexdigest()[:32]
-    elif names := resource.__sqlmodel_relationships__:  # type: ignore[attr-defined]  # all that has a version is an SQLModel
+    elif names := resource.__sqlmodel_relationships__:  # type: ignore[attr-defined]  # only an SQLModel has a version
         version = _with_children(resource, [(name, getattr(resource, name)) for name in names])
     return f'"{version}"'
 
@@ -60,15 +60,15 @@ def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a request says in `If-Match` and `If-None-Match`; None where it says nothing."""
+    """The headers `If-Match` and `If-None-Match` of a request; None if absent."""
 
     if_match: str | None = None
     if_none_match: str | None = None
 
     def check(self, current: str, *, reading: bool = False) -> None:
-        """Refuse what does not know the current tag (PreconditionFailed), before it is done.
+        """Refuse a request whose conditions do not match the current tag (PreconditionFailed).
 
-        To read what the client has already is no failure: that raises NotModified.
+        When reading, a state that the client already has raises NotModified.
         """
         if self.if_match is not None and not _names(self.if_match, current, weak=False):
             raise PreconditionFailed
@@ -76,11 +76,11 @@ class Conditions:
             raise NotModified(current) if reading else PreconditionFailed
 
     def check_row(self, _session: Session, row: Record) -> None:
-        """The same for a row, as a unit asks that has just locked it to change it."""
+        """The same for a row that the unit has locked to change it."""
         self.check(etag(row))
 
     def check_as(self, view: Callable[[Session, R], BaseModel]) -> Callable[[Session, R], None]:
-        """The same where the resource is a view of its row."""
+        """The same for a resource that is a view of its row."""
 
         def check(session: Session, row: R) -> None:
             if self != ANY:
@@ -93,7 +93,7 @@ ANY = Conditions()
 
 
 def _names(header: str, current: str, *, weak: bool) -> bool:
-    """Whether `*` or a list of tags names the current one; weak tags only count where a weak comparison does."""
+    """Whether the header is `*` or lists the current tag. Weak tags count only in a weak comparison."""
     if header.strip() == "*":
         return True
     return any(tag == current and (weak or not prefix) for prefix, tag in _TAG.findall(header))

@@ -1,4 +1,4 @@
-"""The database: units of work on SQLite or PostgreSQL, and what every table has in common."""
+"""The database: units of work on SQLite or PostgreSQL, and the base of every table."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ from sqlalchemy.orm import Mapper, declared_attr
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import OrderedSet
 from sqlmodel import Field, SQLModel, create_engine, select
-from sqlmodel import Session as Session  # for those who pass units on and write no SQL
+from sqlmodel import Session as Session  # re-exported for modules without SQL of their own
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.main import default_registry
 from uuid_utils.compat import uuid7
@@ -46,18 +46,18 @@ T = TypeVar("T")
 M = TypeVar("M", bound=SQLModel)
 
 TIMEOUT = 3.0
-"""Seconds for which a unit waits: for a connection, a lock or the answer to one statement."""
+"""Seconds that a unit waits for a connection, for a lock, or for the result of one statement."""
 TRIES = 3
-"""How often a unit is run that the database rolled back for reasons of its own."""
+"""The maximum number of attempts of a unit that the database rolls back."""
 LOOP_LIMIT = 0.02
-"""Seconds after which a unit on SQLite is interrupted, and run again in a thread, because the event loop waits."""
+"""Seconds after which a unit on SQLite is interrupted and run again in a thread, because it blocks the event loop."""
 SLOW_FOR = 5.0
-"""Seconds for which all units of its caller begin in a thread after that."""
+"""Seconds after such an interruption in which all units of the same caller start in a thread."""
 THREADS = 4
 LISTEN_AGAIN = (0.5, 30.0)
-"""Seconds until a connection to listen on is made again: at first, and at most."""
+"""Seconds until a lost connection for LISTEN is opened again: the first delay, and the maximum (backoff)."""
 SWEPT = 500
-"""How many rows one unit removes that are out of date."""
+"""The maximum number of outdated rows that one unit deletes."""
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -73,7 +73,7 @@ def now() -> datetime:
 
 
 class Record(Described, SQLModel):
-    """The public face that every entity begins with. Its table adds `version: int`, which each UPDATE raises."""
+    """The public fields of every entity. Its table adds `version: int`, which each UPDATE increments."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # type: ignore[assignment]  # narrowed
 
@@ -82,7 +82,7 @@ class Record(Described, SQLModel):
     updated_at: datetime = Field(default_factory=now, sa_column_kwargs={"onupdate": now})
 
     @declared_attr.directive
-    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # a declared_attr is given the class
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # a declared_attr receives the class
         table: Table = cls.__table__  # type: ignore[attr-defined]  # set before the mapper asks
         return {"version_id_col": table.c.get("version")}
 
@@ -94,7 +94,7 @@ def _not_updated_yet(_mapper: Mapper[Any], _connection: Connection, row: Record)
 
 
 def build(model: type[M], values: Iterable[tuple[Any, Any]]) -> M:
-    """A model of these values, as the database holds them: `model_construct` of all fields, in a fifth of the time."""
+    """A model of values from the database, without validation: `model_construct` of all fields, five times as fast."""
     built = object.__new__(model)
     object.__setattr__(built, "__dict__", dict(values))
     object.__setattr__(built, "__pydantic_fields_set__", set())
@@ -110,16 +110,16 @@ event.listen(Mapper, "after_mapper_constructed", columns.keep)
 
 @event.listens_for(Mapper, "mapper_configured")
 def _load_in_declared_order(mapper: Mapper[Any], _class: type) -> None:
-    # Rows are serialised in the order in which their attributes were loaded: from a set, another in each process.
+    # Rows are serialised in the order in which attributes were loaded. A set would give each process another order.
     mapper.__dict__["_prop_set"] = OrderedSet(mapper._props.values())
 
 
 CONSTRAINTS: dict[str, type[AppError]] = {}
-"""What to answer when a write breaks the constraint of this name: each domain enters its own."""
+"""The error for each constraint name. Each domain adds its own."""
 
 
 def insert(session: Session, model: type[SQLModel]) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can say ON CONFLICT, which both databases understand alike."""
+    """An INSERT with ON CONFLICT for the dialect of the session."""
     kind = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     return kind(model)
 
@@ -131,23 +131,23 @@ def _sweep(session: Session, model: type[SQLModel], outdated: ColumnElement[bool
 
 
 def quota(session: Session, whose: Any, most: int | None) -> None:
-    """Refuse the row that was just added where `whose` rows are more than `most` now (QuotaExceeded).
+    """Refuse the row that was just added if there are now more than `most` rows of `whose` (QuotaExceeded).
 
-    Units that run at the same time do not see each other's rows: of each there may be one too many.
+    Concurrent units do not see each other's rows. Each of them can exceed the quota by its own row.
     """
     if most is not None and session.execute(select(literal(1)).where(whose).offset(most).limit(1)).first():
         raise QuotaExceeded
 
 
 class _ReadSession(Session):
-    def flush(self, objects: Any = None) -> None:  # noqa: ARG002  # as Session has it
+    def flush(self, objects: Any = None) -> None:  # noqa: ARG002  # the signature of Session
         if self.new or self.dirty or self.deleted:
-            raise RuntimeError("a read unit must not write: it would neither be atomic nor be undone")
+            raise RuntimeError("a read unit must not write: its changes would be neither atomic nor rolled back")
 
 
 class _Running(threading.local):
     until = math.inf
-    """When the unit that this thread runs on SQLite is interrupted (by the monotonic clock)."""
+    """When to interrupt the SQLite unit of this thread (monotonic clock)."""
 
 
 _running = _Running()
@@ -156,13 +156,13 @@ _running = _Running()
 class Database:
     """Runs units of work: plain functions that take a Session first and touch nothing else.
 
-    `read` is autocommit; a unit that needs one snapshot for several statements is a `write`. `write` commits before it
-    returns, so that what is answered is true. Rows come back complete and detached. A unit may be run again (after a
-    serialisation failure, a deadlock or a lost connection), up to TRIES times. Raises `Unavailable` when the database
-    cannot be used or answers too late, what CONSTRAINTS says for a broken constraint, and what the unit raises.
+    `read` is autocommit. A unit that needs one snapshot for several statements must use `write`. `write` commits before
+    it returns, so that a client can rely on the answer. Rows are returned complete and detached. A unit may run several
+    times (after a serialisation failure, a deadlock or a lost connection), at most TRIES times. Raises `Unavailable` if
+    the database cannot be used or is too slow, the error in CONSTRAINTS for a violated constraint, and the unit's own.
 
-    Callers take turns (see `fairness`). On SQLite a unit runs on the event loop, since most take less time than a
-    thread would cost; a turn ends with the next round of the loop, so that others come in between.
+    Callers take turns (see `fairness`). On SQLite a unit runs on the event loop, because most units take less time than
+    a switch to a thread. A turn ends in the next iteration of the loop, so that other tasks can run in between.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
@@ -170,7 +170,7 @@ class Database:
         self._url = url
         self._reader: Engine | AsyncEngine
         self._slow: dict[str | None, float] = {}
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite")  # which start when they are needed
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite")  # started on demand
         self.dialect: Literal["sqlite", "postgresql"]
         if isinstance(engine, AsyncEngine):
             self.dialect = "postgresql"
@@ -218,7 +218,7 @@ class Database:
                     case _:
                         raise Unavailable from error
             await asyncio.sleep(random.uniform(0.005, 0.03) * min(tries, 4))  # noqa: S311  # jitter
-        raise AssertionError  # for the type checker: the loop has no end
+        raise AssertionError  # for the type checker: the loop never ends
 
     async def _attempt(self, work: Callable[[Session], T], writes: bool, caller: str | None) -> T:
         engine = self._engine if writes else self._reader
@@ -286,19 +286,19 @@ def _unit(session: Session, work: Callable[[Session], T], writes: bool, until: f
         result = work(session)
         session.flush()
     finally:
-        _running.until = math.inf  # an interrupted COMMIT may be done or not
+        _running.until = math.inf  # the result of an interrupted COMMIT would be unknown
     if writes:
         try:
             session.commit()
         except DBAPIError as error:
             if error.connection_invalidated:
-                raise Unavailable("The connection was lost: whether the change was made is unknown") from error
+                raise Unavailable("The connection was lost. It is unknown whether the change was made.") from error
             raise
     return result
 
 
 def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) -> Engine | AsyncEngine:
-    """An engine for a `sqlite:///`, `postgresql://` or `postgres://` URL, whose errors and logs hide all values."""
+    """An engine for a `sqlite:///`, `postgresql://` or `postgres://` URL. Its errors and logs hide all values."""
     if path := sqlite_file(url):
         engine = create_engine(
             # Not "rwc": a missing file is an error, not an empty database.
@@ -325,36 +325,36 @@ def make_engine(url: str, *, pool_size: int = 5, limit: float | None = TIMEOUT) 
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Where the SQLite database of this URL is; None for PostgreSQL."""
+    """The path of the SQLite database of this URL; None for PostgreSQL."""
     return Path(make_url(url).database or "") if url.startswith("sqlite:") else None
 
 
 def create_file(url: str) -> None:
-    """Make the file of a new SQLite database. The running service never does that: it would hide a loss."""
+    """Create the file of a new SQLite database. The running service never does this: it would hide a lost file."""
     if (path := sqlite_file(url)) and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
 def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaitable[asyncpg.Connection]]:
-    """Makes connections by asyncpg itself, which reads URLs as libpq does: sslmode, several hosts, sockets.
+    """A function that connects with asyncpg, which parses URLs as libpq does: sslmode, several hosts, sockets.
 
-    The server bounds each statement and each wait for a lock by `limit` (seconds). Several hosts share TIMEOUT; one
-    that is read-only is passed over, unless `target_session_attrs` is given. Raises ValueError for a URL that cannot
-    be used, and quotes nothing of it.
+    The server limits each statement and each wait for a lock to `limit` (seconds). Several hosts share TIMEOUT;
+    read-only hosts are skipped, unless `target_session_attrs` is given. Raises ValueError for an invalid URL; its text
+    does not quote the URL.
     """
     found = re.fullmatch(r"postgres(?:ql)?://(?:([^:/@]*)(?::([^@]*))?@)?([^@?#]*(?:\?[^#]*)?)", url)
     if not found:
-        raise ValueError("must be sqlite:///file, or postgresql://user:password@host/name with %40 for an @ in either")
+        raise ValueError("must be sqlite:///file, or postgresql://user:password@host/name with %40 for @ in the login")
     user, password, rest = found.groups()
     login = "" if user is None else f"{user}:{quote(password or '', safe='%')}@"
-    rest = re.sub(r"(?<=[?&])channel_binding=[^&]*&?", "", rest).rstrip("?&")  # asyncpg has none
+    rest = re.sub(r"(?<=[?&])channel_binding=[^&]*&?", "", rest).rstrip("?&")  # asyncpg does not support it
     dsn = f"postgresql://{login}{rest}"
     nothing: dict[str, Any] = dict.fromkeys(signature(_parse_connect_dsn_and_args).parameters)
     try:
         addresses, _ = _parse_connect_dsn_and_args(**nothing | {"dsn": dsn})
     except (ValueError, LookupError, OSError):  # its text quotes the URL
-        raise ValueError("has hosts, ports or options that cannot be used") from None
+        raise ValueError("has invalid hosts, ports or options") from None
     hosts = deque((each, 5432) if isinstance(each, str) else each for each in addresses)  # a str is a socket
     if not all(0 < port < 65536 for _, port in hosts):
         raise ValueError("has a port that is out of range")
@@ -362,7 +362,7 @@ def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaita
     milliseconds = str(int((limit or 0) * 1000))  # 0 is none
 
     async def connect() -> asyncpg.Connection:
-        for _ in range(len(hosts)):  # asyncpg tries them in turn too, but waits for the first that hangs
+        for _ in range(len(hosts)):  # asyncpg tries all hosts too, but waits for the first one that hangs
             first = hosts[0]
             names, ports = zip(*hosts, strict=True)
             try:
@@ -371,7 +371,7 @@ def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaita
                     host=names,
                     port=ports,
                     timeout=TIMEOUT / len(hosts),
-                    command_timeout=limit and limit + 1,  # for a server that does not even answer that it is late
+                    command_timeout=limit and limit + 1,  # for a server that does not even report the timeout
                     target_session_attrs="read-write" if must_write else None,
                     server_settings={
                         "application_name": "onefold",
@@ -381,7 +381,7 @@ def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaita
                     },
                 )
             except TimeoutError:
-                if hosts[0] is first:  # no other task has done it
+                if hosts[0] is first:  # unless another task has rotated already
                     hosts.rotate(-1)
             except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 raise ConnectionError(type(error).__name__) from error
@@ -392,29 +392,29 @@ def connector(url: str, *, limit: float | None = TIMEOUT) -> Callable[[], Awaita
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     for pragma in (
-        "busy_timeout = 5000",  # first: a change to WAL waits for other processes that start
+        "busy_timeout = 5000",  # first: the change to WAL waits for other starting processes
         "journal_mode = WAL",
         "synchronous = NORMAL",
         "foreign_keys = ON",
-        "busy_timeout = 20",  # the event loop waits no longer than this (ms): units try again, without blocking it
+        "busy_timeout = 20",  # milliseconds: units retry later, without blocking the event loop
     ):
         connection.execute(f"PRAGMA {pragma}")
-    # Asked after each 10,000 steps of a statement, about a millisecond.
+    # Called every 10,000 steps of a statement, about once per millisecond.
     connection.set_progress_handler(lambda: time.monotonic() > _running.until, 10_000)
 
 
 def _notice_another_file(engine: Engine, path: Path) -> None:
-    """Drop connections whose file was deleted or replaced: for them it lives on, and what they write is lost."""
+    """Drop connections to a file that was deleted or replaced: their writes to the old file would be lost."""
 
     @event.listens_for(engine, "checkout")
     def compare(_connection: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        found = path.stat()  # an OSError for a file that is gone
+        found = path.stat()  # raises OSError if the file was deleted
         if record.info.setdefault("file", (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):
             raise InvalidatePoolError
 
 
 def _drop_useless(context: ExceptionContext) -> None:
-    """Drop all connections to a server that is read-only now, or to a damaged file: a new one may do better."""
+    """Drop all connections to a server that has become read-only, or to a damaged file: a new one may work."""
     error = context.original_exception
     if getattr(error, "sqlstate", None) == "25006" or getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_DOWN:
         context.is_disconnect = True
@@ -422,11 +422,11 @@ def _drop_useless(context: ExceptionContext) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     if not connection.get_execution_options().get("onefold_read"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # a plain BEGIN fails at once when it comes to write
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # after a plain BEGIN a concurrent write fails at once
 
 
 def _end_sqlite(connection: sqlite3.Connection | None, _record: object) -> None:
-    # A COMMIT that fails leaves the transaction open, with its lock, and SQLAlchemy takes it for ended.
+    # A failed COMMIT leaves the transaction open, with its lock, but SQLAlchemy regards it as ended.
     if connection:
         connection.rollback()
 
@@ -438,9 +438,9 @@ _SQLITE_DOWN = {
 
 
 def _trouble(error: Exception) -> Literal["again", "locked", "slow", "down", "outdated"] | None:
-    """What became of a unit: to be run again, to wait for a lock, too slow, given up for now, or (None) a defect.
+    """How to treat the error of a unit: retry, wait for a lock, use a thread, answer 503, or (None) report a defect.
 
-    "outdated" is the defect of a statement that names no table or column, unless the schema is not the code's.
+    "outdated": a table or column does not exist. This is a defect, unless the schema is not up to date.
     """
     if not isinstance(error, DBAPIError):
         return "down"  # asyncpg reports a refused connection as a bare OSError
@@ -460,19 +460,19 @@ def _trouble(error: Exception) -> Literal["again", "locked", "slow", "down", "ou
         return "again"
     if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InvalidCachedStatementError):
         return "again"  # a migration has changed the table since the statement was prepared
-    if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # cut, or dropped
+    if error.connection_invalidated or sqlstate[:2] == "08" or sqlstate in ("57P01", "57P02"):  # lost, or shut down
         return "again"
     if sqlstate in ("42P01", "42703"):  # undefined_table, undefined_column
         return "outdated"
-    # cannot_connect_now, query_canceled, lock_not_available, data_corrupted, index_corrupted, and the classes for lack
-    # of resources, for a login that failed, for a database that is not there and for what the system refuses
+    # cannot_connect_now, query_canceled, lock_not_available, data_corrupted, index_corrupted, and the classes of
+    # insufficient resources, failed authorization, unknown database and system errors
     if sqlstate in ("57P03", "57014", "55P03", "XX001", "XX002") or sqlstate[:2] in ("53", "28", "3D", "58"):
         return "down"
     return None
 
 
 def _broken(error: IntegrityError) -> AppError | None:
-    """The answer for the constraint that a write broke; None where no domain has one."""
+    """The error for the constraint that a write violated; None if no domain defines one."""
     cause = getattr(error.orig, "__cause__", None)
     name, foreign = getattr(cause, "constraint_name", None), getattr(cause, "sqlstate", None) == "23503"
     if isinstance(error.orig, sqlite3.Error):
@@ -486,11 +486,11 @@ def _broken(error: IntegrityError) -> AppError | None:
                 foreign = True
     if name in CONSTRAINTS:
         return CONSTRAINTS[name]()
-    return Conflict("What this refers to is no longer there") if foreign else None
+    return Conflict("The referenced resource does not exist") if foreign else None
 
 
 def _unique_constraint(what: str) -> str | None:
-    """The name of what SQLite tells by its columns ("users.email")."""
+    """The name of a constraint that SQLite reports by its columns ("users.email")."""
     for table in (mapper.local_table for mapper in default_registry.mappers if isinstance(mapper.local_table, Table)):
         uniques = [(each.name, each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)]
         uniques += [(index.name, index.columns) for index in table.indexes if index.unique]

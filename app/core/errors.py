@@ -1,4 +1,4 @@
-"""What can go wrong, as data: each error carries the status, code and text it is answered with."""
+"""Errors as data: each has the status, the code and the text of its response."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 
 class AppError(Exception):
-    """An answer other than the one asked for. Subclasses fill in the class attributes.
+    """An error response. Subclasses set the class attributes.
 
-    `code` is part of the contract: clients branch on it, so it outlives renamed classes and reworded details.
+    `code` is part of the contract, because clients branch on it. It stays when a class is renamed or a text changes.
     """
 
     status: ClassVar[int] = 500
@@ -30,7 +30,7 @@ class BadRequest(AppError):
 
 
 class Unauthorized(AppError):
-    """RFC 6750 section 3: names the scheme, and with a token that was refused also the error."""
+    """RFC 6750 section 3: the header names the scheme and, for a refused token, the error."""
 
     status = 401
     title = "Unauthorized"
@@ -58,7 +58,7 @@ class Forbidden(AppError):
 
 
 class NotFound(AppError):
-    """Absent, or not yours: a caller cannot tell which."""
+    """The resource does not exist or is not yours. Both look the same to the caller."""
 
     status = 404
     title = "Not Found"
@@ -70,44 +70,44 @@ class Conflict(AppError):
     status = 409
     title = "Conflict"
     code = "conflict"
-    detail = "The request conflicts with the present state"
+    detail = "The request conflicts with the current state"
 
 
 class QuotaExceeded(Conflict):
     code = "quota_exceeded"
-    detail = "You have as many of these as you may have: delete some first"
+    detail = "You have reached the maximum number. Delete some first."
 
 
 class MethodNotAllowed(AppError):
     status = 405
     title = "Method Not Allowed"
     code = "method_not_allowed"
-    detail = "This resource has no such method"
+    detail = "This resource does not support this method"
 
 
 class ContentTooLarge(AppError):
     status = 413
     title = "Content Too Large"
     code = "content_too_large"
-    detail = "The body is larger than this service takes"
+    detail = "The body is too large"
 
 
 class UriTooLong(AppError):
     status = 414
     title = "URI Too Long"
     code = "uri_too_long"
-    detail = "The path and the query are longer than this service takes"
+    detail = "The URL is too long"
 
 
 class UnsupportedMediaType(AppError):
     status = 415
     title = "Unsupported Media Type"
     code = "unsupported_media_type"
-    detail = "The body is not of a type that this resource takes"
+    detail = "The resource does not support this type of body"
 
 
 class Invalid(AppError):
-    """Well-formed, but with fields that cannot be accepted; each has `loc` (its path), `msg` and `type`."""
+    """The request is well-formed, but fields are invalid. Each has `loc` (its path), `msg` and `type`."""
 
     status = 422
     title = "Unprocessable Content"
@@ -121,7 +121,7 @@ class Invalid(AppError):
 
 @contextmanager
 def referring(field: str) -> Iterator[None]:
-    """What is not found within is what this field of the body refers to (Invalid)."""
+    """Report NotFound from the block as an invalid reference in this field of the body (Invalid)."""
     try:
         yield
     except NotFound:
@@ -133,11 +133,11 @@ class HeadersTooLarge(AppError):
     status = 431
     title = "Request Header Fields Too Large"
     code = "headers_too_large"
-    detail = "The headers are more or larger than this service takes"
+    detail = "There are too many headers, or they are too large"
 
 
 class Unavailable(AppError):
-    """Try again later: nothing was changed, unless `detail` says that this is unknown."""
+    """Try again later. Nothing was changed, unless `detail` says that the outcome is unknown."""
 
     status = 503
     title = "Service Unavailable"

@@ -1,4 +1,4 @@
-"""Fair queueing: a caller with many requests in flight waits behind their own, and holds up nobody else."""
+"""Fair queueing: many requests of one caller do not delay other callers."""
 
 import asyncio
 from collections import deque
@@ -7,25 +7,25 @@ from contextvars import ContextVar
 from app.core.errors import AppError, Unavailable
 
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
-"""For whom this task works: a user, a network, or None for the service itself."""
+"""The caller that this task works for: a user, a network, or None for the service itself."""
 
 WAITING = 200
-"""How many units of one caller may wait for their turn in one process."""
+"""The maximum number of units of one caller that wait for their turn in one process."""
 
 
 class TooManyInFlight(AppError):
     status = 429
     title = "Too Many Requests"
     code = "too_many_in_flight"
-    detail = "Too many of your requests are in flight: wait until some are answered"
+    detail = "Too many of your requests are in flight. Wait for their answers."
     headers = {"Retry-After": "2"}  # noqa: RUF012  # never changed
 
 
 class FairQueue:
-    """Hands out up to `slots` turns at a time, and up to `each` of them to one caller (but None has no such limit).
+    """Grants at most `slots` turns at a time, at most `each` of them to one caller (no such limit for None).
 
-    Turns that are free are taken at once. Else each caller waits in order, and the callers take turns (round robin),
-    for `patience` seconds at most: then the caller's own limit raises TooManyInFlight, and that of all Unavailable.
+    A free turn is granted at once. Otherwise each caller has a queue, and the queues are served round robin. After
+    `patience` seconds, acquire raises TooManyInFlight at the caller's own limit, and Unavailable at the limit of all.
     """
 
     def __init__(self, slots: float, *, each: int, patience: float) -> None:
@@ -34,7 +34,7 @@ class FairQueue:
         self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}  # the next caller first
 
     async def acquire(self, caller: str | None) -> None:
-        if self._may_start(caller):  # and so none of theirs waits: `release` would have started it
+        if self._may_start(caller):  # so the caller's queue is empty: `release` would have started its first
             self._start(caller)
             return
         queue = self._waiting.setdefault(caller, deque())
@@ -46,7 +46,7 @@ class FairQueue:
             async with asyncio.timeout(self._patience):
                 await turn
         except BaseException as error:
-            if not turn.cancelled():  # it was granted in the same moment
+            if not turn.cancelled():  # the turn was granted at the same time
                 self.release(caller)
             if isinstance(error, TimeoutError):
                 raise (TooManyInFlight if self._is_at_limit(caller) else Unavailable) from None

@@ -1,4 +1,4 @@
-"""What a client may send: one type each, so that every place that takes one refuses the same."""
+"""The types of client input. Each is defined once, so that all models validate it alike."""
 
 import json
 import re
@@ -26,31 +26,31 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 from sqlmodel import SQLModel
 
-# NUL is stored by SQLite and refused by PostgreSQL; the other controls forge log lines and mail headers;
-# the bidirectional ones make a name read as another; U+FFFD is what an undecodable %ff has become.
+# SQLite stores NUL, PostgreSQL refuses it. Other control characters forge log lines and mail headers. Bidirectional
+# ones make a name look like another name. U+FFFD replaces bytes that cannot be decoded (%ff).
 _CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd"
 _LINE_BREAKS_AND_BIDI = r"\t\n\r\u2028\u2029\u202a-\u202e\u2066-\u2069"
 
-# Without an example, Swagger UI makes up noise that fits the pattern. A field may have a better one of its own.
+# Without an example, Swagger UI generates random text that matches the pattern. A field can have its own example.
 _EXAMPLES = ["Some words"]
 
 Text = Annotated[str, Field(pattern=f"^[^{_CONTROLS}]*$", examples=_EXAMPLES)]
-"""Text of several lines."""
+"""Text that may have several lines."""
 
 Line = Annotated[str, Field(pattern=f"^[^{_CONTROLS}{_LINE_BREAKS_AND_BIDI}]*$", examples=_EXAMPLES)]
-"""Text that is shown on one line, or put into a header."""
+"""Text on one line, safe in a header."""
 
 
 def canonical_email(address: str) -> str:
-    """The one spelling of an address that is stored and looked up; raises ValueError for what is no address.
+    """The canonical spelling of an address, for storage and lookup. Raises ValueError for an invalid address.
 
     The local part is NFKC and case-folded (UAX 15, UAX 21); the domain is normalised by IDNA (RFC 5891).
     """
     local, _, domain = unicodedata.normalize("NFKC", address).rpartition("@")
     folded = unicodedata.normalize("NFKC", local.casefold())
     canonical = validate_email(f"{folded}@{domain}", check_deliverability=False).normalized
-    if "=?" in canonical:  # an encoded word, which parsers decode and RFC 2047 section 5 keeps out of addresses
-        raise EmailSyntaxError("An address holds no encoded word")
+    if "=?" in canonical:  # an encoded word: parsers decode it, but RFC 2047 section 5 forbids it in addresses
+        raise EmailSyntaxError("An address must not contain an encoded word")
     return canonical
 
 
@@ -72,7 +72,7 @@ Email = Annotated[
 
 
 def normal_password(password: str) -> str:
-    """NFKC, so that a password matches however a keyboard composed it (NIST SP 800-63B section 3.1.1.2)."""
+    """NFKC, so that a password matches on every keyboard (NIST SP 800-63B section 3.1.1.2)."""
     return unicodedata.normalize("NFKC", password)
 
 
@@ -104,20 +104,20 @@ def _given_password_schema(schema: dict[str, Any]) -> None:
     schema.update(maxLength=128, pattern=_PRINTABLE)
 
 
-# 1,024 bounds the work of normalising; the limit that counts is on what comes out of it.
+# 1,024 limits the work of normalisation. The limits of 8 to 128 apply to the normalised password.
 Password = Annotated[
     SecretStr,
     Field(max_length=1024, json_schema_extra=_password_schema, examples=_PASSWORDS),
     _bounded(8, 128),
 ]
-"""A password to be set: 8 to 128 characters after NFKC."""
+"""A new password: 8 to 128 characters after NFKC."""
 
 GivenPassword = Annotated[
     SecretStr,
     Field(max_length=1024, json_schema_extra=_given_password_schema, examples=_PASSWORDS),
     _bounded(0, 128),
 ]
-"""A password to be checked: whatever was once accepted as one."""
+"""A password to check: any that was valid when it was set."""
 
 
 def _canonical_uuid(value: Any) -> Any:
@@ -132,24 +132,24 @@ def _canonical_uuid(value: Any) -> Any:
 
 
 Id = Annotated[uuid.UUID, BeforeValidator(_canonical_uuid)]
-"""A UUID in its one canonical form (RFC 9562 section 4): no braces, no `urn:uuid:`, no missing dashes."""
+"""A UUID in canonical form (RFC 9562 section 4): no braces, no `urn:uuid:`, no missing dashes."""
 
 
 def _utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise PydanticCustomError("datetime_range", "Input should be a time of the years 1 to 9999") from None
+        raise PydanticCustomError("datetime_range", "Input should be a time in the years 1 to 9999") from None
 
 
 def _written_out(value: Any) -> Any:
-    if isinstance(value, str) and not re.match(r"\d{4}-", value):  # a number would be taken for a Unix time
+    if isinstance(value, str) and not re.match(r"\d{4}-", value):  # a number would be parsed as a Unix time
         raise PydanticCustomError("datetime_parsing", "Input should be a valid datetime")
     return value
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_utc)]
-"""A time with its offset (RFC 3339), as UTC."""
+"""A time with an offset (RFC 3339), converted to UTC."""
 
 
 def _without_offset(value: time) -> time:
@@ -159,7 +159,7 @@ def _without_offset(value: time) -> time:
 
 
 Clock = Annotated[time, AfterValidator(_without_offset)]
-"""A time of day, as a clock on the wall shows it."""
+"""A local time of day, without an offset."""
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _decimal(value: Any) -> Any:
 
 
 Integer = Annotated[int, BeforeValidator(_decimal)]
-"""A whole number for queries and paths, in its one spelling: no `1.0`, `+1`, `1_0` or `01`."""
+"""An integer in queries and paths, in canonical spelling: no `1.0`, `+1`, `1_0` or `01`."""
 
 
 def _true_or_false(value: Any) -> Any:
@@ -194,11 +194,11 @@ def _true_or_false(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]
-"""`true` or `false` for queries: no `yes`, `on` or `1`."""
+"""`true` or `false` in queries: no `yes`, `on` or `1`."""
 
 
 class Described:
-    """Models whose schema tells what a column holds: the bounds of integers, the digits of decimals."""
+    """Models whose JSON schema includes the limits of columns: the bounds of integers, the digits of decimals."""
 
     model_fields: ClassVar[dict[str, FieldInfo]]
 
@@ -217,15 +217,15 @@ class Described:
                     )
                     digits, places = next(limits, (30, 15))
                     part["pattern"] = rf"^-?\d{{1,{digits - places or 1}}}(\.\d{{1,{places or 1}}})?$"
-                    part["maxLength"] = digits + 3  # a sign, a point, and the zero before it
+                    part["maxLength"] = digits + 3  # a sign, a decimal point, and a zero before it
         return made
 
 
 class Bounded(Described):
-    """Models whose fields take only what both databases can hold.
+    """Models whose fields accept only values that both databases can store.
 
-    A plain `int` has 32 bits, as its column has. Bounds of its own make it larger: `Field(le=2**53 - 1)`, with a column
-    of `sa_type=BigInteger`. A plain `datetime` is an `Instant`, a `time` has no offset, and a `float` is finite.
+    A plain `int` has 32 bits, like its column. Explicit bounds allow more: `Field(le=2**53 - 1)`, with a column of
+    `sa_type=BigInteger`. A plain `datetime` is an `Instant`, a `time` has no offset, and a `float` is finite.
     """
 
     @classmethod
@@ -261,21 +261,21 @@ def _bound(schema: Any) -> None:
 
 
 def omittable(**constraints: Any) -> Any:
-    """A field that may be left out and may not be null; read it with `model_dump(exclude_unset=True)`."""
+    """A field that may be omitted but not null. Read it with `model_dump(exclude_unset=True)`."""
     return Field(default_factory=lambda: None, **constraints)
 
 
 class Input(Bounded, SQLModel):
-    """What a client may send: these fields and no others, in the bounds of `Bounded`."""
+    """Base of client input: unknown fields are refused, and the limits of `Bounded` apply."""
 
     model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel narrows it, and drops class keywords
 
-    # SQLModel's own is called with the fields as keywords: one named `cls` or `__pydantic_self__` would be a TypeError.
+    # SQLModel's own receives the fields as keywords: a field named `cls` or `__pydantic_self__` would be a TypeError.
     __init__ = BaseModel.__init__
 
     @model_validator(mode="before")
     @classmethod
     def _few(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > 100:  # to tell of each that is too much would take a second
+        if isinstance(data, dict) and len(data) > 100:  # to report each of them would take a second
             raise PydanticCustomError("too_many_fields", "Input should have at most 100 fields")
         return data

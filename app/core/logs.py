@@ -1,4 +1,4 @@
-"""Logs: one record, one line, with nothing in it that the sender of a request could have shaped."""
+"""Logs: one line per record. Clients cannot inject content into them."""
 
 import json
 import logging
@@ -9,17 +9,17 @@ from typing import Any
 from uuid import UUID
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that is being answered, for every record made meanwhile."""
+"""The id of the current request, for all its log records."""
 
 
 polled: ContextVar[bool] = ContextVar("polled", default=False)
-"""Whether what is done now is done again and again, so that in development it is logged only if it fails."""
+"""Whether the current work is polling. Development logs it only if it fails."""
 
 _security = logging.getLogger("app.security")
 
 
 def event(name: str, user_id: UUID | None, *, level: int = logging.INFO, **data: object) -> None:
-    """Record what was done by a user, or to one if nobody was logged in. Never pass a secret or somebody's email."""
+    """Log an action by a user, or on a user if nobody is logged in. Never pass a secret or an email address."""
     _security.log(level, name, extra={"data": {"user_id": user_id, **data}})
 
 
@@ -33,7 +33,7 @@ class _Formatter(logging.Formatter):
         return {"message": record.getMessage(), **extra, "request_id": request_id.get()}
 
     def trace(self, record: logging.LogRecord) -> str | None:
-        """Where exceptions came from. What they say quotes rows and requests: it is logged in development only."""
+        """The tracebacks of an exception and its causes. Their texts quote rows and requests: development only."""
         error = record.exc_info[1] if record.exc_info else None
         lines: list[str] = []
         seen: set[int] = set()
@@ -48,7 +48,7 @@ class _Formatter(logging.Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """For machines: JSON in ASCII, in which every control character is escaped."""
+    """For machines: JSON in ASCII, with all control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -63,7 +63,7 @@ class JsonFormatter(_Formatter):
 
 
 class LineFormatter(_Formatter):
-    """For people: one line, and below it, indented, where an exception came from."""
+    """For people: one line, and the traceback of an exception indented below it."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
@@ -79,9 +79,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def configure(*, level: str, production: bool, sql: bool) -> None:
-    """Send all logging, that of uvicorn and SQLAlchemy included, through one handler to standard error.
+    """Send all logs, including those of uvicorn and SQLAlchemy, through one handler to standard error.
 
-    Development has lines for people, with what exceptions say; production has JSON without it.
+    Development logs lines for people, with the texts of exceptions. Production logs JSON without these texts.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(texts=False) if production else LineFormatter(texts=True))
@@ -91,7 +91,7 @@ def configure(*, level: str, production: bool, sql: bool) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = name != "uvicorn.access"  # the access log is ours: it has no query strings in it
+        logger.propagate = name != "uvicorn.access"  # replaced by our access log, which has no query strings
     for name in ("asyncio", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO if sql else logging.WARNING)

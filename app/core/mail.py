@@ -1,4 +1,4 @@
-"""Mail: how a message is put together, and how it leaves: into a folder, or by SMTP (RFC 5321)."""
+"""Mail: builds messages and delivers them to a folder or by SMTP (RFC 5321)."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFo
 from app.core.fields import canonical_email
 
 TIMEOUT = 30.0
-"""Seconds that an answer may take."""
+"""Seconds to wait for an answer of the server."""
 
 _LINES = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)*")  # RFC 5322 section 2.1.1
 _PLAIN = re.compile(r"(?:(?!=\?)[ -~]){0,900}")
@@ -39,26 +39,26 @@ _templates = Environment(
 
 
 class Rejected(Exception):
-    """The server will never take this message (RFC 5321 section 4.2.1, 5yz)."""
+    """The server refuses this message permanently (RFC 5321 section 4.2.1, 5yz)."""
 
 
 class Malformed(Exception):
-    """This message would not arrive as it is meant, so it is never sent."""
+    """The message would be delivered with other content or recipients than intended. It is never sent."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message with its envelope: one sender and one recipient, with their domains in ASCII."""
+    """A message with its envelope: one sender and one recipient, both with an ASCII domain."""
 
     key: UUID
     sender: str
     recipient: str
     headers: dict[str, str]
-    """As they are sent: in ASCII, except that an address may be UTF-8 (RFC 6532)."""
+    """The encoded headers: in ASCII, except that an address may be UTF-8 (RFC 6532)."""
     body: EmailMessage
 
     def content(self, *, eight_bit: bool = True) -> bytes:
-        """What is sent. Malformed, unless a receiver finds these headers, one recipient and two parts in it."""
+        """The bytes to send. Malformed unless they parse to exactly these headers, one recipient and two parts."""
         head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         content = head.encode() + self.body.as_bytes(policy=SMTP.clone(cte_type="8bit" if eight_bit else "7bit"))
         names, types = [*self.headers, *self.body], ["multipart/alternative", "text/plain", "text/html"]
@@ -72,16 +72,16 @@ class Message:
                 [part.get_content_type() for part in parts],
                 [defect for defect in defects if not isinstance(defect, NonASCIILocalPartDefect)],
             )
-        except Exception as error:  # the parser has no one kind of them
-            raise Malformed("a message that cannot be parsed") from error
+        except Exception as error:  # the parser raises many types of them
+            raise Malformed("the message cannot be parsed") from error
         if not _LINES.fullmatch(content) or found != (names, [self.sender], [self.recipient], types, []):
-            raise Malformed("other headers, recipients or parts than are meant")
+            raise Malformed("headers, recipients or parts differ from the intended ones")
         return content
 
 
 class Transport(Protocol):
     async def send(self, message: Message) -> None:
-        """Hand it over. Raises Rejected, Malformed; OSError or aiosmtplib.SMTPException where a later try may do."""
+        """Deliver it. Raises Rejected or Malformed; OSError or aiosmtplib.SMTPException if a later attempt may work."""
 
 
 def render(kind: str, content: Mapping[str, Any], app_name: str) -> list[str]:
@@ -89,40 +89,40 @@ def render(kind: str, content: Mapping[str, Any], app_name: str) -> list[str]:
     parts = ("subject.txt", "body.txt", "body.html")
     try:
         return [_templates.get_template(f"{kind}/{part}").render(content, app_name=app_name) for part in parts]
-    except TemplateNotFound as error:  # an OSError, which a unit of work takes for one of the database
+    except TemplateNotFound as error:  # an OSError, which a unit of work would treat as one of the database
         raise LookupError(f"app/templates has no {error.name}") from error
 
 
 def compose(
     kind: str, content: Mapping[str, Any], sender: tuple[str, str], recipient: str, *, key: UUID, date: datetime
 ) -> Message:
-    """The message that the templates in the folder of this kind make, as text and as HTML.
+    """A message from the templates in the folder of this kind, as text and as HTML.
 
-    It comes from the app of this name at this address (`sender`); `key` makes the Message-ID. Raises Malformed.
+    `sender` is the name of the app and its address. `key` becomes part of the Message-ID. Raises Malformed.
     """
     subject, text, html = render(kind, content, sender[0])
-    # Lines of any length that SMTP can take, so that links are not broken in the text.
+    # The longest lines that SMTP allows, so that links in the text are not broken.
     body = EmailMessage(SMTP.clone(max_line_length=998))
     try:
         by, to = _address(sender[1]), _address(recipient)
-        # Not assigned to an EmailMessage, which would parse them and decode the encoded words in them.
+        # Not assigned to an EmailMessage: it would parse them and decode their encoded words.
         headers = {
             "Subject": _words(subject),
             "From": f"{_words(sender[0], quoted=True)} <{by}>",
             "To": to,
             "Date": format_datetime(date),
             "Message-ID": f"<{key}@{by.rpartition('@')[2]}>",
-            "Auto-Submitted": "auto-generated",  # RFC 3834: no holiday notes, please
+            "Auto-Submitted": "auto-generated",  # RFC 3834: suppresses automatic replies
         }
         body.set_content(text)
         body.add_alternative(html, subtype="html")
-    except ValueError as error:  # no address, or no Unicode
+    except ValueError as error:  # an invalid address, or invalid Unicode
         raise Malformed(str(error)) from error
     return Message(key, by, to, headers, body)
 
 
 def _words(text: str, *, quoted: bool = False) -> str:
-    """On one line: as it is if it reads as itself, else as encoded words (RFC 2047)."""
+    """The text on one line: unchanged if it is plain ASCII, otherwise as encoded words (RFC 2047)."""
     text = " ".join(text.split())
     if not _PLAIN.fullmatch(text):
         return Header(text, "utf-8", maxlinelen=75, header_name="Subject").encode(linesep="\r\n")
@@ -130,15 +130,15 @@ def _words(text: str, *, quoted: bool = False) -> str:
 
 
 def _address(address: str) -> str:
-    """With its domain in Punycode, as all servers understand it."""
+    """The address with its domain in Punycode, which all servers support."""
     known = validate_email(canonical_email(address), check_deliverability=False)
     return f"{known.local_part}@{known.ascii_domain}"
 
 
 def transport(url: str) -> Transport:
-    """For `file://folder`, `file:///folder`, `smtp://` and `smtps://user:password@host:port`; else ValueError.
+    """The transport of `file://folder`, `file:///folder`, `smtp://` or `smtps://user:password@host:port`.
 
-    `smtp://` must be able to STARTTLS (RFC 3207) unless `?starttls=false`.
+    `smtp://` requires STARTTLS (RFC 3207), unless the URL ends in `?starttls=false`. Raises ValueError.
     """
     if url.startswith("file://") and url != "file://":
         return Folder(Path(url.removeprefix("file://")))
@@ -160,7 +160,7 @@ def transport(url: str) -> Transport:
 
 
 class Folder:
-    """Writes each message into a file, whole or not at all, that only this user can read."""
+    """Writes each message atomically into a file that only the user of this process can read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -178,7 +178,7 @@ class Folder:
 
 
 class Server:
-    """Sends each message over a connection of its own, whose options are those of aiosmtplib."""
+    """Sends each message over a new connection. The options are those of aiosmtplib."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -187,17 +187,17 @@ class Server:
         client = aiosmtplib.SMTP(**self._options)
         try:
             await client.connect()
-            with suppress(aiosmtplib.SMTPHeloError):  # a server from before ESMTP, which has no extensions
+            with suppress(aiosmtplib.SMTPHeloError):  # a server without ESMTP, so without extensions
                 await client.ehlo()
             eight_bit = client.supports_extension("8bitmime")
             by, to, content = message.sender, message.recipient, message.content(eight_bit=eight_bit)
             options = ["BODY=8BITMIME"] * eight_bit + ["SMTPUTF8"] * (not f"{by}{to}".isascii())
             await client.sendmail(by, [to], content, mail_options=options)
-            with suppress(aiosmtplib.SMTPException):  # it is sent, however they part
+            with suppress(aiosmtplib.SMTPException):  # the message is sent, even if QUIT fails
                 await client.quit(timeout=1)
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError, aiosmtplib.SMTPSenderRefused) as error:
             said = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
-            if 500 <= said.code < 600 and said.code != 530:  # that is about our login (RFC 4954 section 6)
+            if 500 <= said.code < 600 and said.code != 530:  # 530 concerns our login (RFC 4954 section 6)
                 raise Rejected(f"{said.code} {said.message}") from error
             raise said from error
         finally:

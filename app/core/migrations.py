@@ -1,4 +1,4 @@
-"""The schema: which revision the code needs, which one the database has, and how to get there."""
+"""Migrations: the revision that the code needs, the revision of the database, and the upgrade."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from sqlmodel import Session
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# Alembic is imported where it is used: a service that starts needs it only to tell whether it is ready.
+# Alembic is imported inside the functions, because a replica needs it only for the readiness check.
 
 
 OUTDATED = "The schema is not up to date: run scripts/prestart.sh"
@@ -24,14 +24,14 @@ def _config() -> "Config":
 
 @lru_cache
 def head() -> str | None:
-    """The newest revision that this code comes with."""
+    """The newest revision of this code."""
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def revision(session: Session) -> str | None:
-    """The revision that the database is at; None for an empty one."""
+    """The revision of the database; None if it is empty."""
     if not inspect(session.connection()).has_table("alembic_version"):
         return None
     found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
@@ -39,7 +39,7 @@ def revision(session: Session) -> str | None:
 
 
 def upgrade(url: str) -> None:
-    """Bring the database at `url` to the newest revision. Only one process may do so at a time: see app.prestart."""
+    """Upgrade the database at `url` to the newest revision. Only one process at a time may do it: see app.prestart."""
     from alembic import command
 
     config = _config()

@@ -1,4 +1,4 @@
-"""Lists, page by page: by a cursor whose cost does not grow with depth, or by counting off rows."""
+"""Lists in pages: by cursor (keyset pagination, the same cost at any depth) or by skipping rows."""
 
 import uuid
 from collections.abc import Sequence
@@ -16,39 +16,39 @@ from app.core.fields import Bounded, Flag, Instant, Integer
 from app.core.security import SEALED
 
 COUNTED = 10_000
-"""How many rows are counted at most: a client could have all of a long list read again and again."""
+"""The maximum count. Without it, a client could make the database read a long list again and again."""
 
 Row = TypeVar("Row", bound=Record)
 Position = str
-"""Where a page ended: the id and, as JSON, the sort key of its last row."""
+"""The end of a page: the id of its last row and, as JSON, its sort key."""
 
 
 class Page(Bounded, BaseModel, extra="forbid"):
-    """Which part of a list is wanted.
+    """The query parameters of a list.
 
-    Each list adds its filters, and its `sort`: a Literal of column names, with `-` before them for descending. Any
-    column may be one that is public, NOT NULL and in an index with the id. Text, and so an enum, sorts by code point on
-    SQLite; on PostgreSQL by the collation of the database, which is the same order if that is `C`.
+    Each list adds its filters, and its `sort`: a Literal of column names, with `-` before them for descending order. A
+    column must be public, NOT NULL and in an index with the id. Text (enums too) sorts by code point on SQLite, and by
+    the collation of the database on PostgreSQL. The order is the same if this collation is `C`.
     """
 
     sort: str
     cursor: (
-        Annotated[str, Field(max_length=2048, pattern=SEALED, description="As in the `next` link of the page before")]
+        Annotated[str, Field(max_length=2048, pattern=SEALED, description="From the `next` link of the previous page")]
         | None
     ) = None
-    skip: Annotated[Integer, Field(ge=0, le=1_000_000, description="Rows to leave out; a cursor is faster")] = 0
-    limit: Annotated[Integer, Field(ge=1, le=100, description="How many rows to answer at most")] = 100
+    skip: Annotated[Integer, Field(ge=0, le=1_000_000, description="Rows to skip; a cursor is faster")] = 0
+    limit: Annotated[Integer, Field(ge=1, le=100, description="Maximum number of rows")] = 100
     count: Annotated[
         Flag,
-        Field(description=f"Whether to tell the number of all rows in `X-Total-Count`: {COUNTED} for those and more"),
+        Field(description=f"Return the number of rows in `X-Total-Count`, up to {COUNTED}"),
     ] = False
-    created_after: Annotated[Instant, Field(description="Only what was created later")] | None = None
-    created_before: Annotated[Instant, Field(description="Only what was created earlier")] | None = None
+    created_after: Annotated[Instant, Field(description="Only rows created after this time")] | None = None
+    created_before: Annotated[Instant, Field(description="Only rows created before this time")] | None = None
 
 
 @dataclass(frozen=True)
 class Slice(Generic[Row]):
-    """The rows of a page, where it ends if there are more, and if asked for the number of all rows, up to COUNTED."""
+    """The rows of a page, its end if more rows follow, and on request the number of all rows, up to COUNTED."""
 
     rows: Sequence[Row]
     end: Position | None
@@ -63,11 +63,11 @@ def take(
     after: Position | None,
     **values: Any,
 ) -> Slice[Row]:
-    """One page of what `statement` selects, in the total order of the sort key and the id, as its public model.
+    """One page of the rows that `statement` selects, as `public` models, in the total order of sort key and id.
 
-    Every sort key stands in an index with the id, behind the columns that `statement` always names. A statement that is
-    a module constant, with a `bindparam` for each of `values`, is built only once. Only the public columns are loaded,
-    and no entities: these would take most of the time of a list.
+    Every sort key needs an index that ends in the key and the id, after the columns that `statement` always filters by.
+    Make the statement a module constant, with a `bindparam` for each of `values`: then it is compiled only once. Only
+    the public columns are loaded, no entities: building entities would take most of the time of a list.
     """
     shape = _shape(public, statement, wanted.sort, bool(after), bool(wanted.created_after), bool(wanted.created_before))
     values |= {"created_after": wanted.created_after, "created_before": wanted.created_before}
@@ -121,10 +121,10 @@ def _shape(
 
 
 def check(page: type[Page], public: type[Record]) -> None:
-    """Refuse a list whose pages would lose rows or become slow (TypeError); `public` is the public model of a table."""
+    """Refuse a list whose pages would lose rows or be slow (TypeError). `public` is the public model of a table."""
     sorts = get_args(page.model_fields["sort"].annotation)
     if not sorts:
-        raise TypeError(f'{page.__name__}.sort is no Literal: write it as Literal["created_at", "-created_at"]')
+        raise TypeError(f'{page.__name__}.sort is not a Literal: write it as Literal["created_at", "-created_at"]')
     for model in public.__subclasses__():
         if hasattr(model, "__table__"):
             for sort in sorts:
@@ -137,9 +137,9 @@ def _sort_key(model: Any, public: type[Record], sort: str) -> Any:
     if column is None:
         problem = "it has no such column: correct the `sort` of its page"
     elif name not in public.model_fields:
-        problem = f"it is not in {public.__name__}: clients may not see it, and so not sort by it"
+        problem = f"it is not in {public.__name__}: clients cannot see it, so they must not sort by it"
     elif column.nullable:
-        problem = "rows without a value would be lost: make it NOT NULL, or take it out of `sort`"
+        problem = "rows without a value would be lost: make it NOT NULL, or remove it from `sort`"
     elif name != "id" and not any(index.columns.keys()[-2:] == [name, "id"] for index in model.__table__.indexes):
         problem = f'it has no index: add Index(None, "{name}", "id") to {model.__name__}.__table_args__'
     else:

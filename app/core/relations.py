@@ -1,4 +1,4 @@
-"""Relationships: the rows that a row is shown with. A statement says which it loads, and nothing else loads them."""
+"""Relationships: statements load them explicitly (eager loading). There is no lazy loading."""
 
 from typing import Any, NoReturn
 
@@ -8,7 +8,7 @@ from sqlalchemy.orm.strategies import _LazyLoader
 
 
 def eager(*path: Any) -> ORMOption:
-    """Load a relationship, and those behind it, with the rows: `select(Venue).options(eager(Venue.rooms))`."""
+    """Load a relationship, and nested ones, with the rows: `select(Venue).options(eager(Venue.rooms))`."""
     first, *rest = path
     load = selectinload(first)
     for each in rest:
@@ -18,7 +18,7 @@ def eager(*path: Any) -> ORMOption:
 
 @RelationshipProperty.strategy_for(lazy="eager_only")
 class _EagerOnly(_LazyLoader):
-    """As `lazy="raise"`, with an error that says what to do."""
+    """Like `lazy="raise"`, with an error that says what to do."""
 
     def __init__(self, parent: Any, strategy_key: Any) -> None:
         super().__init__(parent, strategy_key)
@@ -27,14 +27,14 @@ class _EagerOnly(_LazyLoader):
     def _invoke_raise_load(self, *_: object) -> NoReturn:
         raise RuntimeError(
             f"{self.parent_property} was not loaded: add .options(eager({self.parent_property})) to the statement that "
-            "finds the row, and set it on a row that is new"
+            "selects the row, and set it on a new row"
         )
 
 
 def load_eagerly(mapper: Mapper[Any], _class: object) -> None:
-    """Let no relationship load by itself."""
-    # One statement for each row of a list would pass unnoticed, and once the unit has ended there is no session.
+    """Disable lazy loading for all relationships of a mapper."""
+    # It would run one statement for each row of a list (N+1), and fail after the unit, when the session is closed.
     for relationship in mapper._props.values():
         if isinstance(relationship, RelationshipProperty) and relationship.lazy == "select":
-            relationship.lazy = "eager_only"  # type: ignore[assignment]  # which is registered above
+            relationship.lazy = "eager_only"  # type: ignore[assignment]  # registered above
             relationship.strategy_key = (("lazy", "eager_only"),)

@@ -1,8 +1,8 @@
-"""Search: text is found whatever its case and composition, and the same rows on both databases.
+"""Search: ignores case and Unicode composition, and finds the same rows on both databases.
 
-Databases fold differently, so this is done here, into a column. It has no index. A trigram index (pg_trgm) would need
-an extension that not every operator may create, and SQLite has none that finds one letter; a user's own rows are
-bounded by a quota, and what a superuser searches by the time limit of a unit.
+Databases fold differently, so the folded text is computed here and stored in a column. The column has no index. A
+trigram index (pg_trgm) needs an extension that not every operator may create, and SQLite has no index that finds one
+letter. The quota limits the rows of a user, and the time limit of a unit limits the search of a superuser.
 """
 
 import unicodedata
@@ -14,18 +14,18 @@ from sqlmodel import Field, Session
 
 
 def fold(given: str) -> str:
-    """One spelling of what reads alike (UAX 15 NFKC, UAX 21 case folding); a dotted capital I is an i."""
+    """The same spelling for texts that read alike (UAX 15 NFKC, UAX 21 case folding). A dotted capital I becomes i."""
     folded = unicodedata.normalize("NFKC", given).casefold().replace("i\u0307", "i")
     return unicodedata.normalize("NFKC", folded)
 
 
 def searchable(*fields: str) -> Any:
-    """A hidden column of a table that follows these fields: `search: str = searchable("title")`."""
+    """A hidden column with the folded text of these fields: `search: str = searchable("title")`."""
     return Field(default="", sa_column_kwargs={"server_default": text("''"), "info": {"folds": fields}})
 
 
 def found(session: Session, column: Any, wanted: str) -> ColumnElement[bool]:
-    """Whether a searchable column has this text in it: literally, and in linear time, unlike LIKE."""
+    """Whether a searchable column contains this text: without wildcards and in linear time, unlike LIKE."""
     position = func.strpos if session.get_bind().dialect.name == "postgresql" else func.instr
     return position(column, fold(wanted)) > 0
 

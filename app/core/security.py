@@ -1,4 +1,4 @@
-"""Passwords and tokens: what is computed from a secret, without a database or a web server."""
+"""Passwords and tokens: hashing, signing and sealing, without a database or a web server."""
 
 import asyncio
 import base64
@@ -46,7 +46,7 @@ _ARGON2 = re.compile(
 
 
 def _is_argon2(hashed: str) -> bool:
-    """Whether a hash is argon2, and costs no more than RFC 9106 section 4 recommends (64 MiB, 3 times, 4 lanes)."""
+    """Whether a hash is argon2 and costs at most what RFC 9106 section 4 recommends (64 MiB, 3 passes, 4 lanes)."""
     found = _ARGON2.fullmatch(hashed)
     return found is not None and int(found["memory"]) * int(found["time"]) <= 3 * 65_536
 
@@ -54,7 +54,7 @@ def _is_argon2(hashed: str) -> bool:
 def _common() -> str:
     """The common passwords, names and words of zxcvbn, each between two line breaks.
 
-    A set of them would take 12 MB of memory, and so would the package, whose lists are loaded here without it.
+    A set of them would use 12 MB of memory. So would the package, therefore only its lists are loaded.
     """
     lists = ModuleType("frequency_lists")
     path = distribution("zxcvbn").locate_file("zxcvbn/frequency_lists.py")
@@ -73,36 +73,36 @@ _PUBLISHED = (
 
 
 def weakness(password: str, *about: str) -> str | None:
-    """Why a password of acceptable length is still refused (NIST SP 800-63B section 3.1.1.2), or None.
+    """The reason to refuse a password of valid length (NIST SP 800-63B section 3.1.1.2), or None.
 
-    `about` is what an attacker tries first: the owner's address and name, and the name of the app. Nothing is asked of
-    its characters, except that one can be seen; those that cannot make no difference.
+    `about` is what an attacker tries first: the owner's address and name, and the name of the app. There are no rules
+    for characters, except that at least one must be visible. Invisible characters are ignored.
     """
     folded = _folded(password)
     if not folded:
-        return "Password should not be of blanks and invisible characters only"
+        return "Password should contain visible characters"
     if f"\n{folded}\n" in _COMMON:
         return "Password should not be among the most common ones"
     if folded in {_folded(name) for text in about for name in (text, text.partition("@")[0])}:
-        return "Password should not be your own address or name, or the name of this service"
+        return "Password should not be your address or name, or the name of this service"
     return None
 
 
 def stem(password: str) -> str:
-    """The word behind a password such as `Passw0rd1!`; a password that is not one word with a few digits, as it is."""
+    """The word in a password such as `Passw0rd1!`. Returns a password unchanged if it is not a word with few digits."""
     word = _folded(password).lstrip(string.digits).rstrip(string.digits + string.punctuation)
     return word.translate(_UNDISGUISED) if 2 * len(word) >= len(password) else password
 
 
 def key_weakness(key: str) -> str | None:
-    """Why a key that signs and seals is refused, or None. A random key of 32 bytes is never refused."""
+    """The reason to refuse a secret key, or None. A random key of 32 bytes is never refused."""
     if len(key.encode()) < 32:
         return "is shorter than 32 bytes"
     folded = _folded(key)
     if folded in _PUBLISHED or any(word in folded for word in _PLACEHOLDERS):
         return "is a placeholder or a published example"
-    # At most two thirds of its runs of three are different; two thirds of its steps go to a neighbour on a keyboard,
-    # in the alphabet or among the digits.
+    # A pattern: at most two thirds of the runs of three differ, or at least two thirds of the steps go to a neighbour
+    # on the keyboard, in the alphabet or among the digits.
     runs = [folded[at : at + 3] for at in range(len(folded) - 2)]
     steps = [abs(ord(a) - ord(b)) <= 1 or a + b in _ROWS or b + a in _ROWS for a, b in pairwise(folded)]
     if len(set(folded)) < 8 or 3 * len(set(runs)) <= 2 * len(runs) or 3 * sum(steps) >= 2 * len(steps):
@@ -110,43 +110,43 @@ def key_weakness(key: str) -> str | None:
     return None
 
 
-# What Unicode calls Default_Ignorable beyond the category Cf, after NFKC, and the blank of Braille.
+# Unicode's Default_Ignorable characters outside category Cf (after NFKC), and the Braille blank.
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
 
 
 def _folded(text: str) -> str:
-    """What can be seen of a text, in one spelling."""
+    """The visible characters of a text, normalised and case-folded."""
     folded = _IGNORABLE.sub("", unicodedata.normalize("NFKC", text).casefold())
     return "".join(each for each in folded if unicodedata.category(each) not in ("Cf", "Zs", "Zl", "Zp"))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a password was right and, where its hash is out of date, the one to store instead."""
+    """Whether a password was correct and, if its hash is outdated, the new hash to store."""
 
     right: bool
     rehashed: str | None = None
 
 
 def _give_way() -> None:
-    """Let the event loop go first: a thread that hashes takes all of a core, and other requests would wait for it."""
-    if sys.platform == "linux":  # where each thread has a priority of its own
+    """Lower the priority of this thread: hashing uses a whole core and would delay the event loop."""
+    if sys.platform == "linux":  # only there each thread has its own priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _return_memory() -> None:
-    """Have glibc give the memory of a hash back after it: else each thread would keep its 19 MiB."""
-    with suppress(AttributeError, OSError):  # another C library has no such option
+    """Make glibc free the memory of a hash after use. Otherwise each thread would keep its 19 MiB."""
+    with suppress(AttributeError, OSError):  # other C libraries do not have this option
         ctypes.CDLL(None).mallopt(-3, 1024 * 1024)  # M_MMAP_THRESHOLD
 
 
 class Passwords:
-    """Argon2id off the event loop: `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
+    """Argon2id in threads: at most `slots` hashes at a time (19 MiB and a core each), at most `queue` more waiting.
 
-    Beyond that `Unavailable` is raised at once, so that a flood of logins costs neither memory nor other requests.
-    Passwords are NFKC; to `imported` kinds of hashes, whose makers may have left that out, they are as they were typed.
+    Beyond that, `Unavailable` is raised at once, so that a flood of logins uses no memory and delays no other request.
+    Passwords are normalised (NFKC). For `imported` hashes they are not, because the other system may not have done it.
     """
 
     def __init__(self, slots: int = os.cpu_count() or 1, queue: int = 32, *, imported: Sequence[Imported] = ()) -> None:
@@ -157,14 +157,14 @@ class Passwords:
         self._decoy = _argon2id.hash(secrets.token_urlsafe())
 
     def knows(self, hashed: str) -> bool:
-        """Whether a password can be right for this hash."""
+        """Whether the hash has a known format and an acceptable cost."""
         return _is_argon2(hashed) or any(kind.cost(hashed) for kind in self._imported)
 
     async def hash(self, password: str) -> str:
         return await self._run(lambda: _argon2id.hash(normal_password(password)))
 
     async def verify(self, password: str, hashed: str | None) -> Verdict:
-        """Takes as long for no hash (None), or one of unknown format, as for any other: all kinds are tried."""
+        """Takes the same time for a missing hash (None) or an unknown format as for any other: all kinds are tried."""
         return await self._run(lambda: self._verify(password, hashed))
 
     def _verify(self, password: str, hashed: str | None) -> Verdict:
@@ -179,7 +179,7 @@ class Passwords:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if not self._room:
-            raise Unavailable("Too many logins at this moment")
+            raise Unavailable("Too many logins at the same time")
         self._room -= 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -191,16 +191,16 @@ class Passwords:
 
 
 SEALED = r"^[\w-]*$"
-"""What is sealed, as a regular expression."""
+"""The regular expression of sealed texts."""
 
 
 def seal(text: str, context: str, *, key: str) -> str:
-    """Text that its receiver can hand back and not change, good in one context only (HMAC-SHA-256, 128 bits)."""
+    """Text that a client can return but not change, valid in one context only (HMAC-SHA-256, 128 bits)."""
     return base64.urlsafe_b64encode(_mac(text, context, key) + text.encode()).decode().rstrip("=")
 
 
 def unseal(sealed: str, context: str, *, keys: Sequence[str]) -> str | None:
-    """The text that was sealed with one of these keys for this context; None for anything else."""
+    """The text that was sealed with one of these keys for this context; None if invalid."""
     try:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), b"-_", validate=True)
         text = raw[16:].decode()
@@ -210,7 +210,7 @@ def unseal(sealed: str, context: str, *, keys: Sequence[str]) -> str | None:
 
 
 def pseudonym(text: str, *, key: str) -> str:
-    """A name for a text that nobody without the key can connect with it (32 hexadecimal digits)."""
+    """A pseudonym that cannot be linked to the text without the key (32 hexadecimal digits)."""
     return _mac(text, "pseudonym", key).hex()
 
 
@@ -220,14 +220,14 @@ def _mac(text: str, context: str, key: str) -> bytes:
 
 ISSUER = "onefold"
 LEEWAY = timedelta(seconds=10)
-"""How far the clocks of two replicas may be apart."""
+"""The maximum clock difference between two replicas."""
 
 Purpose = Literal["access"]
 _Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799)]  # seconds, to the end of the year 9999
 
 
 class Claims(BaseModel, frozen=True):
-    """What a token says (RFC 7519 section 4.1); `typ` and `aud` both name its purpose, `sid` the login session."""
+    """The claims of a token (RFC 7519 section 4.1). `typ` and `aud` both name its purpose, `sid` the login session."""
 
     iss: str
     aud: str
@@ -241,7 +241,7 @@ class Claims(BaseModel, frozen=True):
 def encode_token(
     purpose: Purpose, subject: uuid.UUID, session_id: uuid.UUID, lifetime: timedelta, *, key: str, algorithm: str
 ) -> str:
-    """A signed token that serves one purpose, from now until `lifetime` has passed."""
+    """A signed token for one purpose, valid from now for `lifetime`."""
     now = int(time.time())
     claims = {
         "iss": ISSUER,
@@ -256,20 +256,22 @@ def encode_token(
 
 
 def decode_token(token: str, purpose: Purpose, *, keys: tuple[str, ...], algorithm: str) -> Claims:
-    """The claims of a token that was signed for this purpose, with one of the keys, and has not expired; else
-    InvalidToken (RFC 8725)."""
+    """The claims of a token that was signed for this purpose with one of the keys and has not expired (RFC 8725).
+
+    Raises InvalidToken.
+    """
     claims = _signed_claims(token, purpose, ISSUER, keys, algorithm)
     now, leeway = time.time(), LEEWAY.total_seconds()
     if claims.exp <= now - leeway:
-        raise InvalidToken("The access token has expired: log in again")
+        raise InvalidToken("The access token has expired. Log in again.")
     if claims.iat > now + leeway:
         raise InvalidToken
     return claims
 
 
-@lru_cache(maxsize=1024)  # a client sends the same token with every request; what depends on the time is left out
+@lru_cache(maxsize=1024)  # clients send a token many times; checks that depend on the time are not cached
 def _signed_claims(token: str, purpose: Purpose, issuer: str, keys: tuple[str, ...], algorithm: str) -> Claims:
-    if not re.fullmatch(r"[\w.-]{1,4096}", token, re.ASCII):  # what comes padded is no JWS (RFC 7515 section 2)
+    if not re.fullmatch(r"[\w.-]{1,4096}", token, re.ASCII):  # a JWS has no padding (RFC 7515 section 2)
         raise InvalidToken
     required = list(Claims.model_fields)
     options: jwt.types.Options = {"require": required, "strict_aud": True, "verify_exp": False, "verify_iat": False}

@@ -1,4 +1,4 @@
-"""Throttling: how often something may be tried, counted in the database for all replicas and restarts together."""
+"""Throttling (brute-force protection). Attempts are counted in the database, for all replicas and across restarts."""
 
 import ipaddress
 import json
@@ -19,12 +19,12 @@ from app.core.security import pseudonym
 
 
 class TooManyRequests(AppError):
-    """Tells the limit that was met, and when it ends (RFC 6585 section 4, draft-ietf-httpapi-ratelimit-headers)."""
+    """Reports the exceeded limit and when it ends (RFC 6585 section 4, draft-ietf-httpapi-ratelimit-headers)."""
 
     status = 429
     title = "Too Many Requests"
     code = "too_many_requests"
-    detail = "Too many attempts: try again later"
+    detail = "Too many attempts. Try again later."
 
     def __init__(self, limit: "Limit", seconds: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TooManyRequests(AppError):
 
 
 class Bucket(SQLModel, table=True):
-    """Attempts that are counted together until `ends_at`, or none: until then an account is known at an address."""
+    """Attempts that are counted together until `ends_at`. With count 0: the address is known for an account."""
 
     __tablename__ = "throttle_buckets"
 
@@ -47,7 +47,7 @@ class Bucket(SQLModel, table=True):
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so many attempts in so many seconds, of all those that have alike what it goes `by`."""
+    """A rate limit: at most `most` attempts in `seconds`, counted per value of `by`."""
 
     by: str
     most: int
@@ -58,16 +58,16 @@ PAIR = Limit("account-and-address", 10, 5 * 60)
 ADDRESS = Limit("address", 100, 5 * 60)
 ACCOUNT = Limit("account", 100, 24 * 60 * 60)
 MESSAGE = Limit("account-messages", 20, 60 * 60)
-"""For what sends mail to the account: a link that was sent before the limit was met outlives it."""
+"""Limit for messages to an account. An earlier link stays valid longer than this limit lasts."""
 KNOWN = timedelta(days=30)
-"""For how long an address from which an attempt was right is free of ACCOUNT, so that strangers lock nobody out."""
+"""How long ACCOUNT does not apply to an address after a correct attempt, so that strangers cannot lock users out."""
 
 
 class Attempt:
-    """One attempt at an action that could be guessed right or abused, on an account, from a network address.
+    """One attempt at an action on an account, from a network address.
 
-    `account` is what was submitted, so that one which does not exist behaves alike. The keys of the buckets are
-    pseudonyms: neither accounts nor addresses can be read from the table, nor guessed without the secret key.
+    `account` is the submitted value, so that unknown accounts behave alike (account enumeration). The keys of the
+    buckets are pseudonyms: without the secret key, accounts and addresses cannot be read from the table, nor guessed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Attempt:
         self._known = key("known", account, origin)
 
     async def count(self, db: Database) -> None:
-        """Count it, for good, before anything else is done. Raises TooManyRequests where a limit is exceeded."""
+        """Count the attempt and commit, before any other work. Raises TooManyRequests if a limit is exceeded."""
         if self._enabled and (exceeded := await db.write(self._count)):
             key, ends_at = exceeded
             limit = self._limits[key]
@@ -92,14 +92,14 @@ class Attempt:
             raise TooManyRequests(limit, max(1, math.ceil((ends_at - now()).total_seconds())))
 
     def forgive(self, session: Session) -> None:
-        """Forget the attempts on this account, of which the last one was right, and know it at this address."""
+        """After a correct attempt: delete the counters of the account, and mark the address as known for it."""
         own = _locked(session, [key for key, limit in self._limits.items() if limit != ADDRESS])
         session.execute(delete(Bucket).where(own))
         known = insert(session, Bucket).values(key=self._known, count=0, ends_at=now() + KNOWN)
         session.execute(known.on_conflict_do_update(index_elements=["key"], set_={"ends_at": known.excluded.ends_at}))
 
     def _count(self, session: Session) -> tuple[str, datetime] | None:
-        """Of the limits that are exceeded, the one that lasts longest, with its end."""
+        """The exceeded limit that ends last, with its end; None if no limit is exceeded."""
         moment = now()
         rows = [
             {"key": key, "count": 1, "ends_at": moment + timedelta(seconds=limit.seconds)}
@@ -121,20 +121,20 @@ class Attempt:
             exceeded = {key: ends_at for key, ends_at in exceeded.items() if self._limits[key] != ACCOUNT}
         if not exceeded:
             return None
-        # What is refused counts no further: else a single address could use up the limit of an account everywhere.
+        # A refused attempt does not count against other limits. Otherwise one address could use up those of an account.
         self.take_back(session, but=exceeded)
         return max(exceeded.items(), key=lambda each: each[1])
 
     def take_back(self, session: Session, *, but: Collection[str] = ()) -> None:
-        """Forget this attempt, which was not looked at, except in some buckets."""
+        """Uncount this attempt, whose password was not checked, in all buckets except `but`."""
         these = _locked(session, self._limits.keys() - but)
-        # What is new is removed: else a flood of invented accounts would fill the table.
+        # New buckets are deleted. Otherwise a flood of invented accounts would fill the table.
         session.execute(delete(Bucket).where(these, col(Bucket.count) == 1))
         session.execute(update(Bucket).where(these).values(count=col(Bucket.count) - 1))
 
 
 def _locked(session: Session, keys: Collection[str]) -> ColumnElement[bool]:
-    """These buckets, locked in the order in which they are counted, so that nobody waits in a circle."""
+    """These buckets, locked in the order in which attempts are counted, so that there is no deadlock."""
     these = col(Bucket.key).in_(keys)
     session.exec(select(Bucket.key).where(these).order_by(col(Bucket.key)).with_for_update()).all()
     return these
@@ -146,7 +146,7 @@ async def sweep_buckets(context: jobs.Context) -> None:
 
 
 def network(address: str) -> str:
-    """What one attacker has of addresses: one of IPv4, 2**64 of IPv6 (a /64 network)."""
+    """The network that one attacker controls: an IPv4 address, or an IPv6 /64 network."""
     if ":" not in address:
         return address
     ip = ipaddress.IPv6Address(address)

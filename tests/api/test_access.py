@@ -1,4 +1,4 @@
-"""Who may do what: every route, for every kind of caller."""
+"""Access: the status of every route for every kind of caller."""
 
 import importlib
 import importlib.util
@@ -22,7 +22,7 @@ from tests.service import Service, settings
 CALLERS = ("nobody", "inactive", "other", "owner", "superuser")
 
 EVERYONE = (200, 200, 200, 200, 200)
-# Of what belongs to no domain; the rows of a domain are in its own tests, by the same names.
+# Routes that belong to no domain. The tests of each domain define the same names for its routes.
 ACCESS = {
     "GET /": EVERYONE,
     "GET /health": EVERYONE,
@@ -48,7 +48,7 @@ owner has and answers the values of path parameters.
 
 
 class Row(NamedTuple):
-    """What is written about one route: what each caller gets, what to send, and what has to be there."""
+    """The row of a route: the status for each caller, the arguments of the request, and the stage."""
 
     statuses: tuple[int, ...]
     request: dict[str, Any]
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 def file_of(path: str) -> str:
-    """Where the row of a path belongs."""
+    """The test file for the row of a path."""
     domain = path.removeprefix(PREFIX).partition("/")[0]
     return f"tests/api/test_{domain if path.startswith(PREFIX) else 'access'}.py"
 
@@ -86,7 +86,7 @@ def app() -> FastAPI:
 
 def routes(app: FastAPI) -> Iterator[tuple[str, RouteContext]]:
     for route in iter_route_contexts(app.routes):
-        methods = route.methods or {"GET"}  # a mount has none
+        methods = route.methods or {"GET"}  # a mount has no methods
         for method in methods - {"HEAD"} or methods:
             yield f"{method} {route.path}", route
 
@@ -98,7 +98,7 @@ def api_routes(app: FastAPI) -> list[tuple[str, RouteContext]]:
 
 
 def needs_a_token(app: FastAPI, name: str) -> bool:
-    """What the document says: an operation may have several ways to be called, and one of them may be without any."""
+    """Whether the document requires a token. An operation may have alternatives, and one may be without a token."""
     method, path = name.split()
     ways = app.openapi()["paths"].get(path, {}).get(method.lower(), {}).get("security", [])
     return bool(ways) and {} not in ways
@@ -150,7 +150,7 @@ def test_the_document_says_which_operations_need_a_token(app: FastAPI) -> None:
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model that an annotation is made of, to any depth."""
+    """All models in an annotation, at any depth."""
     pending, seen = [annotation], set()
     while pending:
         each = pending.pop()
@@ -175,7 +175,7 @@ def test_models_are_found_at_any_depth() -> None:
 
 
 def test_no_request_body_is_a_table_and_each_refuses_unknown_fields(app: FastAPI) -> None:
-    # A form is described in the document, and ignores what it does not know: OAuth 2 asks for that.
+    # A form is documented separately, and ignores unknown parameters, as OAuth 2 requires.
     bodies = [(name, route.body_field) for name, route in api_routes(app) if route.body_field]
     assert bodies
     for name, field in bodies:

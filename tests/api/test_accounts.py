@@ -1,4 +1,4 @@
-"""Accounts by mail: addresses are verified and changed, forgotten passwords replaced, and every step is logged."""
+"""Accounts by mail: verification, changes of address, password resets, and their log entries."""
 
 import asyncio
 import base64
@@ -46,7 +46,7 @@ INCORRECT_LOGIN = (401, "incorrect_login")
 
 
 def post(client: httpx2.Client, path: str, **body: str) -> httpx2.Response:
-    content = json.dumps(body)  # in ASCII, whatever it holds
+    content = json.dumps(body)  # in ASCII, with any content
     return client.post(f"{AUTH}/{path}", content=content, headers={"Content-Type": "application/json"})
 
 
@@ -71,7 +71,7 @@ def change(client: httpx2.Client, **values: str) -> httpx2.Response:
 
 
 def of_token(client: httpx2.Client, token: str) -> httpx2.Response:
-    """Who a token is of."""
+    """The id of the user of a token."""
     return client.get(ME, headers={"Authorization": f"Bearer {token}"})
 
 
@@ -85,7 +85,7 @@ def set_verified(service: Service, user: User) -> None:
 
 @dataclass(frozen=True)
 class Link:
-    """A kind of link: how one asks for it, what it does, how long it is good."""
+    """A kind of link: how to request it, its effect, its lifetime."""
 
     path: str
     use: Callable[[httpx2.Client, str], httpx2.Response]
@@ -107,7 +107,7 @@ TO_VERIFY = Link(
     verify,
     timedelta(hours=24),
     VERIFY,
-    "If this address is still to be verified, a message is on its way",
+    "If this address is not verified yet, a message is on its way",
 )
 TO_RESET = Link(
     "password/forgot", reset, timedelta(hours=1), RESET, "If this address is known, a message is on its way"
@@ -132,7 +132,7 @@ def test_who_signs_up_verifies_the_address_by_a_link(
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
-        "detail": "The token is not good, or not any more: ask for another message",
+        "detail": "The token is invalid or expired. Request a new message.",
         "code": "invalid_link",
         "instance": again.headers["X-Request-ID"],
     }
@@ -159,7 +159,7 @@ def test_whether_an_address_is_known_is_not_told(
             answers.append(link.ask(client, email))
         del answers[-1].headers["date"]
         work.append(sent)
-    assert work == [work[0]] * 4 != [[]] * 4  # so that the time tells no more than the answer
+    assert work == [work[0]] * 4 != [[]] * 4  # so that the response time reveals nothing
     assert {(each.status_code, *each.headers.multi_items()) for each in answers} == {
         (202, *answers[0].headers.multi_items())
     }
@@ -517,7 +517,7 @@ def test_links_lead_to_the_frontend(serve: Callable[..., Service]) -> None:
 
 @pytest.fixture
 def strict(serve: Callable[..., Service]) -> Service:
-    """A service where only a verified address can log in."""
+    """A service that requires a verified address to log in."""
     return serve(email_verification_required=True)
 
 
@@ -551,7 +551,7 @@ def test_where_verification_is_required_signing_up_does_not_tell_who_is_known(st
     assert known.status_code == 201
     assert known.json()["created_at"] == known.json()["updated_at"]
     assert form(known) == form(unknown)
-    with client_at(strict.url) as client:  # nor does it to log in then
+    with client_at(strict.url) as client:  # neither does a login
         told = [log_in(client, email, NEW) for email in (ada.email, "eve@example.com")]
     assert [answer.status_code for answer in told] == [401, 401]
     assert len({answer.content.replace(answer.headers["X-Request-ID"].encode(), b"") for answer in told}) == 1
@@ -641,7 +641,7 @@ def test_where_verification_is_required_a_session_ends_with_it(strict: Service) 
             assert verified["email_verified_at"]
         again = roots.patch(f"{USERS}{ada.id}", json={"email_verified": True}).json()
         assert again == verified
-    assert mailbox.subjects(AT_NEW) == []  # it was verified before the message left
+    assert mailbox.subjects(AT_NEW) == []  # it was verified before the message was sent
 
 
 LOCKING_OUT: dict[str, dict[str, object]] = {
@@ -727,7 +727,7 @@ def test_what_concerns_security_is_logged_with_its_request_and_without_secrets(
     sent = 0
 
     def expect(event: str | None, user_id: UUID | str | None, act: Callable[..., Any], *args: Any) -> Any:
-        """Do something in a request of its own, and note what is to be logged of it."""
+        """Run an action in its own request, and record the expected log entries."""
         nonlocal sent
         sent += 1
         for each in (client, admin):

@@ -1,4 +1,4 @@
-"""Public routes: callers without a token are let in, and a token that is not good is refused all the same."""
+"""Public routes: callers without a token are allowed, and an invalid token is still refused."""
 
 from collections.abc import Callable
 

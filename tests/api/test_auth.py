@@ -1,4 +1,4 @@
-"""Logging in, and what becomes of a request with a good, a bad or no token."""
+"""Logins, and requests with a valid, an invalid or no token."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ ACCESS = {
     "POST /api/v1/auth/password/forgot": (202, 202, 202, 202, 202),
     "POST /api/v1/auth/password/reset": (400, 400, 400, 400, 400),
 }
-# The public ones prove by a token of their own who asks, or ask for one to be sent.
+# The public routes need another kind of token in their body, or request one by mail.
 REQUESTS: dict[str, dict[str, Any]] = {
     "POST /api/v1/auth/login": {"data": {"username": "owner@example.com", "password": PASSWORD}},
     "POST /api/v1/auth/refresh": {"data": {"grant_type": "refresh_token", "refresh_token": "none"}},
@@ -248,7 +248,7 @@ def encoded(part: object) -> bytes:
 
 
 def signed(claims: object, key: str = KEY, digest: str = "sha256", **header: object) -> bytes:
-    """A token made by hand, so that it can say anything."""
+    """A token with any claims."""
     whole = {name: value for name, value in {"alg": "HS256", "typ": "JWT", **header}.items() if value is not ABSENT}
     content = encoded(whole) + b"." + encoded(claims)
     return content + b"." + encoded(hmac.digest(key.encode(), content, digest))
@@ -448,7 +448,7 @@ class Gate:
 
 
 @pytest.fixture
-def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # it hashes as it starts
+def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # the service hashes when it starts
     gate = Gate(monkeypatch)
     yield gate
     gate.open()
@@ -469,7 +469,7 @@ def test_logins_do_not_hold_up_other_requests(client: httpx2.Client, ada: User, 
 
 @pytest.fixture
 def room_for_three(service: Service) -> Iterator[None]:
-    """The service hashes one password at a time and lets two wait."""
+    """The service hashes one password at a time, and two more may wait."""
     usual, service.app.state.passwords = service.app.state.passwords, Passwords(slots=1, queue=2)
     yield
     service.app.state.passwords.close()
@@ -498,7 +498,7 @@ def test_logins_beyond_a_bounded_queue_are_turned_away_at_once(
     client: httpx2.Client, ada: User, root: User, gate: Gate
 ) -> None:
     with ThreadPoolExecutor(20) as crowd:
-        names = [ada.email] * 10 + [root.email] * 10  # each may try ten times
+        names = [ada.email] * 10 + [root.email] * 10  # each has ten attempts
         logins = as_completed([crowd.submit(log_in, client, name) for name in names], timeout=60)
         try:
             turned_away = [next(logins).result() for _ in range(17)]

@@ -1,4 +1,4 @@
-"""Resources with children, and what several of them share: one resource, whose entity tag follows all that it shows."""
+"""Resources with children, and many-to-many: the entity tag of the parent depends on everything that it shows."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ LAMPS = [{"colour": "red", "watts": 1000}, {"colour": "green", "watts": 5}]
 
 @pytest.fixture
 def url(client_of: Clients, ada: User) -> str:
-    """The address of a lighthouse of Ada's with two lamps."""
+    """The URL of Ada's lighthouse with two lamps."""
     made = client_of(ada).post("/api/v1/lighthouses/", json={"name": "Eddystone", "lamps": LAMPS})
     assert made.status_code == 201, made.text
     return made.headers["Location"]
@@ -87,7 +87,7 @@ def test_its_tag_changes_when_a_child_does(
         assert client.get(url, headers={"If-None-Match": tags[-1]}).status_code == 304
         assert mine.patch(url, json={"name": "Lost update"}, headers={"If-Match": tags[-2]}).status_code == 412
         assert mine.delete(url, headers={"If-Match": tags[-2]}).status_code == 412
-    assert tags[-1] == tags[3]  # it is as it was then
+    assert tags[-1] == tags[3]  # it has its old state again
     assert len(set(tags)) == len(tags) - 1
     assert mine.delete(url, headers={"If-Match": tags[-1]}).status_code == 204
     assert client.get(url).status_code == 404

@@ -1,4 +1,4 @@
-"""Columns of every type: what was written is what is read, and what a column cannot hold is refused."""
+"""Columns of every type: values are read as they were written, and values that a column cannot store are refused."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.product
 Clients = Callable[[User], httpx2.Client]
 
 LIGHTHOUSES = "/api/v1/lighthouses/"
-MEMBERS = {"z": [1, 2.5, None, True], "a": {"\u00e9": ""}}  # in an order that is kept
+MEMBERS = {"z": [1, 2.5, None, True], "a": {"\u00e9": ""}}  # the order of keys is kept
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_an_enum_is_text_with_a_check_and_no_type_of_the_database(service: Servi
 
 
 def define(kind: type, **constraints: Any) -> None:
-    """A table with a field of this type and these constraints, which is none of the app's."""
+    """A table with a field of this type and these constraints, separate from the app's tables."""
     base = SQLModelMetaclass("Base", (SQLModel,), {"__module__": __name__}, registry=registry())
     fields = {"id": int, "tally": kind}
     values = {"id": Field(primary_key=True), "tally": Field(**constraints)}

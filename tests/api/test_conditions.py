@@ -1,4 +1,4 @@
-"""Conditional requests, as RFC 9110 section 13 has them."""
+"""Conditional requests (RFC 9110 section 13)."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

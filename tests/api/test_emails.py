@@ -1,4 +1,4 @@
-"""Emails, as a superuser sends them and looks after them."""
+"""Emails: superusers send messages and monitor the outbox."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -230,7 +230,7 @@ def test_what_was_to_be_sent_to_a_user_goes_with_them(
 
 @pytest.fixture
 def booking_templates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kind of message that a product adds: three files in app/templates/booking."""
+    """A kind of message of a product: three files in app/templates/booking."""
     files = {
         "booking/subject.txt": "Your booking at {{ app_name }}",
         "booking/body.txt": "{{ day }} | {{ starts_at }} | {{ id }} | {{ lines[0].price }}",

@@ -1,4 +1,4 @@
-"""Idempotency keys: a POST that is sent again is done once."""
+"""Idempotency keys: a repeated POST is carried out once."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Users whom a superuser adds: with rights, verified or not, and invited to set a password."""
+"""Users that a superuser adds: with privileges, verified or not, and invited to set a password."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ CAROL = "carol@example.com"
 
 @pytest.fixture(params=[False, True], ids=["open", "strict"])
 def house(request: pytest.FixtureRequest, serve: Callable[..., Service]) -> Service:
-    """A service, with verification as a condition of login or without."""
+    """A service that requires verification, or does not."""
     return serve(email_verification_required=request.param, signup_open=False)
 
 

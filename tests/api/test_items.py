@@ -1,4 +1,4 @@
-"""Items, as their owners, other users and superusers see them."""
+"""Items: for their owners, other users and superusers."""
 
 import re
 import shutil

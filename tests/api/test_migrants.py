@@ -1,4 +1,4 @@
-"""Users who come from another system: their hashes are imported, and replaced at their first login."""
+"""Users from another system: their hashes are imported, and replaced at their first login."""
 
 import asyncio
 import hashlib
@@ -55,7 +55,7 @@ def passwords() -> Passwords:
 
 @pytest.fixture
 def migrating(serve: Callable[..., Service]) -> Service:
-    """A service that takes hashes of both kinds."""
+    """A service that accepts both kinds of imported hashes."""
     return serve(**COSTS)
 
 
@@ -106,7 +106,7 @@ def test_a_password_that_elsewhere_was_hashed_as_it_was_typed_is_right(
 
 @on_sqlite
 def test_what_bcrypt_left_out_of_a_password_counts_from_the_first_login_on(migrating: Service) -> None:
-    ada, password = add_user(migrating, "ada"), "zq" * 35 + "zü" + "the rest"  # ü is the bytes 72 and 73
+    ada, password = add_user(migrating, "ada"), "zq" * 35 + "zü" + "the rest"  # ü takes bytes 72 and 73
     set_hash(migrating, ada, blowfish(password))
     with client_at(migrating.url) as client:
         assert log_in(client, ada.email, password).status_code == 200
@@ -115,14 +115,14 @@ def test_what_bcrypt_left_out_of_a_password_counts_from_the_first_login_on(migra
 
 
 def test_hashes_that_others_published_are_verified() -> None:
-    for hashed, password in {  # of Openwall's crypt_blowfish
+    for hashed, password in {  # from Openwall's crypt_blowfish
         "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW": "U*U",
         "$2y$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK": "U*U*",
         "$2b$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a": "U*U*U",
     }.items():
         assert Bcrypt(5).verify(password, hashed)
         assert not Bcrypt(5).verify(f"{password}x", hashed)
-    for hashed, password in {  # of Django's tests, and of RFC 7914 section 11
+    for hashed, password in {  # from Django's tests, and from RFC 7914 section 11
         "pbkdf2_sha256$1000000$seasalt$r1uLUxoxpP2Ued/qxvmje7UH9PUJBkRrvf9gGPL7Cps=": "lètmein",
         "pbkdf2_sha256$80000$NaCl$TdzY9guYviGDDO5e8icB+WQaRBjQTAQUrv8Ih2s0q1Y=": "Password",
     }.items():
@@ -158,7 +158,7 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("hashed", TOO_COSTLY + NONE, ids=range(len(TOO_COSTLY + NONE)))  # made anew by each process
+@pytest.mark.parametrize("hashed", TOO_COSTLY + NONE, ids=range(len(TOO_COSTLY + NONE)))  # hashes differ by process
 def test_no_password_is_right_for_a_hash_that_is_none_or_costs_too_much(passwords: Passwords, hashed: str) -> None:
     assert not passwords.knows(hashed)
     assert asyncio.run(passwords.verify(PASSWORD, hashed)) == Verdict(right=False)
@@ -172,7 +172,7 @@ def test_no_text_is_taken_for_a_hash(password: str, hashed: str) -> None:
 
 
 class Work:
-    """What was computed, by what it costs, and in which threads."""
+    """Records the cost of all hash computations, and their threads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: Counter[str] = Counter()
@@ -219,7 +219,7 @@ def test_whatever_hash_an_account_has_or_none_a_login_computes_the_same(
         work.done.clear()
         asyncio.run(passwords.verify(PASSWORD, hashed))
         assert work.done == {"argon2": 1, "bcrypt": 2**6, "pbkdf2": 3_000}, hashed
-    assert work.threads - {"MainThread"} == {"argon2"}  # the other is the test's own, which made hashes
+    assert work.threads - {"MainThread"} == {"argon2"}  # the other thread is that of the test, which created hashes
 
 
 def import_users(url: str, file: Path) -> tuple[int, list[str]]:

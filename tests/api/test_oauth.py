@@ -1,4 +1,4 @@
-"""OAuth 2 as others know it: one token endpoint, its errors, revocation, metadata, and clients made for it."""
+"""OAuth 2: the token endpoint, its errors, revocation, metadata, and standard clients."""
 
 import io
 import json
@@ -90,7 +90,7 @@ def test_a_password_outside_ascii_is_right_however_it_is_encoded(client: httpx2.
 
 
 def error_of(answer: httpx2.Response) -> tuple[int, str]:
-    """The status of a problem, and what OAuth calls it (RFC 6749 section 5.2)."""
+    """The status of a problem, and its OAuth error (RFC 6749 section 5.2)."""
     assert answer.headers["Content-Type"] == "application/problem+json"
     problem = answer.json()
     assert problem["error_description"] == problem["detail"]
@@ -262,13 +262,13 @@ def test_a_host_that_is_none_does_not_get_into_the_metadata(service: Service) ->
 
 @pytest.fixture
 def clock(service: Service) -> Iterator[time_machine.Traveller]:
-    """The clock of the service and of its clients, which goes on from where it is moved to."""
+    """The clock of the service and its clients. It continues from the time it is moved to."""
     with time_machine.travel(datetime.now(UTC), tick=True) as clock:
         yield clock
 
 
 def authlib_client(url: str, updates: list[Any]) -> Any:
-    """Knows one URL, as most of its users do."""
+    """A client that knows a single token endpoint."""
     return OAuth2Session(token_endpoint=url, update_token=lambda token, **_: updates.append(token))
 
 
@@ -281,7 +281,7 @@ def requests_oauthlib_client(url: str, updates: list[Any]) -> Any:
 def oauth(
     service: Service, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[list[Any]], Any]]:
-    """Makes clients as anyone would who knows OAuth and not this service."""
+    """Creates standard OAuth clients, without knowledge of this service."""
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     made: list[requests.Session] = []
 

@@ -51,7 +51,7 @@ def add_many(session: Session, owner: User, many: int, *, after: int = 0) -> Non
 
 
 def add_sightings(service: Service, owner: User, *titles: str, at: datetime | None = None) -> list[Sighting]:
-    """Sightings one minute apart, or all of the same moment."""
+    """Add sightings one minute apart, or all with the same time."""
 
     def add(session: Session) -> list[Sighting]:
         times = [at or START + timedelta(minutes=n) for n in range(len(titles))]
@@ -141,7 +141,7 @@ def test_every_sort_key_of_the_product_is_tried() -> None:
 
 
 class Apart(Record, registry=registry()):
-    """Models whose tables are not those of the app."""
+    """Base of models whose tables are separate from the app's."""
 
 
 class CragPublic(Apart):
@@ -196,7 +196,7 @@ def test_anyone_pages_through_a_public_list(
     assert (first.status_code, first.headers["X-Total-Count"]) == (200, "3")
     following = links(first)["next"]
     assert [row["name"] for row in client.get(following).json()] == ["b"]
-    assert client_of(ada).get(following).status_code == 422  # a list may show its caller more than it shows nobody
+    assert client_of(ada).get(following).status_code == 422  # users may see other rows than anonymous callers
     mine = links(client_of(ada).get("/api/v1/lighthouses/?limit=1"))["next"]
     assert client.get(mine).status_code == 422
 
@@ -437,7 +437,7 @@ def test_a_deep_page_is_read_from_its_index_alone(
     assert index in plan
     assert not re.search(r"Sort|Seq Scan|TEMP B-TREE|Filter", plan), plan
     if service.database.dialect == "sqlite":
-        assert "SEARCH" in plan, plan  # not SCAN: it begins where the page begins
+        assert "SEARCH" in plan, plan  # not SCAN: the index search starts at the start of the page
 
 
 async def _analyze(service: Service) -> None:

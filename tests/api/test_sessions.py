@@ -1,4 +1,4 @@
-"""Login sessions: tokens that are renewed, found to be stolen, seen and ended."""
+"""Login sessions: refresh, token reuse, listing, revocation."""
 
 import secrets
 import time
@@ -42,7 +42,7 @@ MOMENT = timedelta(seconds=1)
 
 @pytest.fixture
 def clock(service: Service) -> Iterator[Clock]:
-    """The clock of the service, which goes on from where it is moved to."""
+    """The clock of the service. It continues from the time it is moved to."""
     with time_machine.travel(datetime.now(UTC), tick=True) as clock:
         yield clock
 
@@ -77,7 +77,7 @@ def session_of(tokens: Tokens) -> uuid.UUID:
 
 
 def generation(service: Service, session_id: uuid.UUID) -> int | None:
-    """How often a session was renewed; None for one that is not there."""
+    """The number of refreshes of a session; None if it does not exist."""
     generation = select(LoginSession.generation).where(LoginSession.id == session_id)
     return service.read(lambda session: session.exec(generation).first())
 
@@ -172,11 +172,11 @@ def test_a_refused_refresh_is_told_as_oauth_and_as_a_problem(client: httpx2.Clie
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
-        "detail": "The refresh token is not good, or not any more: log in again",
+        "detail": "The refresh token is invalid or expired. Log in again.",
         "code": "invalid_grant",
         "instance": "mine",
         "error": "invalid_grant",
-        "error_description": "The refresh token is not good, or not any more: log in again",
+        "error_description": "The refresh token is invalid or expired. Log in again.",
     }
 
 
@@ -335,7 +335,7 @@ def test_a_logout_ends_both_tokens(client: httpx2.Client, service: Service, ada:
 
 
 def test_sessions_are_listed_the_last_one_used_first(client: httpx2.Client, bob: User, ada: User) -> None:
-    begin, step = datetime(2100, 1, 1, tzinfo=UTC), timedelta(minutes=5)  # long after those of the cast have expired
+    begin, step = datetime(2100, 1, 1, tzinfo=UTC), timedelta(minutes=5)  # the fixtures' sessions have expired by then
     with time_machine.travel(begin, tick=False) as clock:
         log_in(client, bob, "Bob's")
         laptop = log_in(client, ada, "Laptop")
@@ -459,7 +459,7 @@ def test_one_session_too_many_ends_the_oldest(
 
     service.write(fill)
     assert len(client_of(ada).get(SESSIONS).json()) == MOST_SESSIONS == 20
-    assert client_of(ada).get(SESSIONS).json()[-1]["id"] == str(ada.id)  # the oldest is not the least used
+    assert client_of(ada).get(SESSIONS).json()[-1]["id"] == str(ada.id)  # the oldest is not the least recently used
     newest = log_in(client, ada)
     listed = [each["id"] for each in client_of(ada).get(SESSIONS).json()]
     assert (len(listed), listed[0]) == (MOST_SESSIONS, str(session_of(newest)))
@@ -583,7 +583,7 @@ def test_the_session_of_an_inactive_user_is_not_renewed(
     tokens = log_in(client, ada)
     if again:
         renewed(client, tokens)
-    service.write(users.change, ada.id, {"is_active": False})  # as by hand: the session is left
+    service.write(users.change, ada.id, {"is_active": False})  # by hand, so the session remains
     assert outcome(refresh(client, tokens["refresh_token"])) == (400, "invalid_grant")
 
 

@@ -1,4 +1,4 @@
-"""How many statements each route sends to its database. They cost more than anything else that a request does."""
+"""The number of SQL statements per route. They are the most expensive part of a request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from tests.product.lighthouses import Colour, LampCreate, LighthouseCreate
 from tests.product.sightings import SightingCreate
 from tests.service import Service
 
-# BEGIN and COMMIT are not counted. A number that rises is a cost for every request; one that falls is a gain to keep.
+# BEGIN and COMMIT are not counted. A higher number makes every request slower. Keep a lower number.
 STATEMENTS = {
     "GET /health/live": 0,
     "GET /health/ready": 2,
@@ -30,7 +30,7 @@ STATEMENTS = {
     "GET /api/v1/users/{ada}": 2,
 }
 SHOW_A_USER = {"POST /api/v1/users/", "GET /api/v1/users/{ada}"}
-"""These send what the view of a user sends, too: what the domains above show of a user."""
+"""These routes also send the statements of the view of a user, which higher domains extend."""
 
 BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/users/": {"json": {"email": "new@example.com", "password": PASSWORD}},
@@ -40,14 +40,14 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 def assert_sends(service: Service, client: httpx2.Client, expected: int, route: str, **content: Any) -> None:
-    """That a route ("GET /path") sends so many statements."""
+    """Assert that a route ("GET /path") sends the expected number of statements."""
     with statements(service) as sent:
         answer = client.request(*route.split(), **content)
     assert answer.is_success, answer.text
     sent = [statement for statement in sent if not statement.startswith("BEGIN")]
     listed = "\n\n".join(sent)
     assert len(sent) == expected, (
-        f"{route} sends {len(sent)} statements. If that is meant, change STATEMENTS of this test:\n\n{listed}"
+        f"{route} sends {len(sent)} statements. If this is intended, change STATEMENTS of this test:\n\n{listed}"
     )
 
 
@@ -82,7 +82,7 @@ PRODUCT = {
     "PATCH /api/v1/lighthouses/{lighthouse}": 5,
     "POST /api/v1/lighthouses/{lighthouse}/lamps": 5,
 }
-"""One more for each relationship, however many rows it has."""
+"""One more statement for each relationship, for any number of rows."""
 
 PRODUCT_BODIES: dict[str, Any] = {
     "POST /api/v1/sightings/": {"title": "A sail"},

@@ -1,4 +1,4 @@
-"""Throttling: how often a password, or anything else that can be guessed or abused, may be tried."""
+"""Throttling: limits for logins and other actions that can be guessed or abused."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -34,7 +34,7 @@ MINUTES_5, DAY = 5 * 60, 24 * 60 * 60
 def spend(
     service: Service, times: int, action: str, account: str = "ada@example.com", address: str = "127.0.0.1"
 ) -> None:
-    """Count so many attempts as if they were made; `{}` in an account or address makes each another."""
+    """Count a number of attempts without making them. `{}` in an account or address makes each one different."""
     for number in range(times):
         attempt = Attempt(service.settings.key, action, account.format(number), address.format(number), LIMITS)
         service.run(attempt.count(service.database))
@@ -49,7 +49,7 @@ def buckets(service: Service) -> Sequence[Bucket]:
 
 
 def told(answer: httpx2.Response) -> dict[str, str]:
-    """The limit that an answer tells about."""
+    """The limit that an answer reports."""
     return {name: value for name, value in answer.headers.items() if "ratelimit" in name or name == "retry-after"}
 
 
@@ -63,14 +63,14 @@ def limit(by: str, most: int, seconds: int, left: int) -> dict[str, str]:
 
 @pytest.fixture
 def clock() -> Iterator[time_machine.Traveller]:
-    """A clock that stands still until it is shifted."""
+    """A clock that stands still until a test shifts it."""
     with time_machine.travel(datetime.now(UTC), tick=False) as clock:
         yield clock
 
 
 @pytest.fixture
 def client_from(service: Service) -> Iterator[ClientsFrom]:
-    """`client_from(address)` comes from there, as the proxy in front of the service says."""
+    """`client_from(address)` has this address, as a trusted proxy reports it."""
     with ExitStack() as clients:
 
         def make(address: str) -> httpx2.Client:
@@ -91,11 +91,11 @@ def test_after_ten_wrong_passwords_not_even_the_right_one_is_looked_at(
             "type": "about:blank",
             "title": "Too Many Requests",
             "status": 429,
-            "detail": "Too many attempts: try again later",
+            "detail": "Too many attempts. Try again later.",
             "code": "too_many_requests",
             "instance": refused.headers["X-Request-ID"],
             "error": "temporarily_unavailable",
-            "error_description": "Too many attempts: try again later",
+            "error_description": "Too many attempts. Try again later.",
         }
         assert (refused.status_code, refused.headers["content-type"]) == (429, "application/problem+json")
         assert told(refused) == limit("account-and-address", 10, MINUTES_5, MINUTES_5)
@@ -151,7 +151,7 @@ def test_one_address_has_a_hundred_tries_over_all_accounts(
     client: httpx2.Client, client_from: ClientsFrom, service: Service, ada: User, clock: time_machine.Traveller
 ) -> None:
     spend(service, 99, "login", account="user{}@example.com")
-    assert log_in(client, ada.email).status_code == 200  # and does not forgive what was tried elsewhere
+    assert log_in(client, ada.email).status_code == 200  # and does not reset attempts from other addresses
     refused = log_in(client, ada.email)
     assert outcome(refused) == TOO_MANY
     assert told(refused) == limit("address", 100, MINUTES_5, MINUTES_5)
@@ -253,7 +253,7 @@ def test_one_address_may_sign_up_a_hundred_times(
         return client.post(USERS, json={"email": f"{name}@example.com", "password": password})
 
     spend(service, 99, "sign_up", account="user{}@example.com")
-    assert outcome(sign_up(client, "carol", "password1")) == (422, "validation_error")  # which counts
+    assert outcome(sign_up(client, "carol", "password1")) == (422, "validation_error")  # this counts
     refused = sign_up(client, "carol")
     assert outcome(refused) == TOO_MANY
     assert refused.headers["ratelimit-policy"] == '"address";q=100;w=300'
@@ -306,7 +306,7 @@ def test_guesses_at_the_current_password_are_throttled(
 
     spend(service, 8, "current_password")
     assert outcome(change(ada, WRONG)) == (400, "incorrect_password")
-    assert change(ada, PASSWORD).status_code == 200  # which counts too, because of the message that it causes
+    assert change(ada, PASSWORD).status_code == 200  # this counts too, because of the message that it causes
     verifications.clear()
     for password in (WRONG, PASSWORD):
         refused = change(ada, password)
@@ -333,7 +333,7 @@ def test_nobody_can_be_recognised_in_what_is_counted(client: httpx2.Client, serv
     assert not [word for word in ("ada", "example", "127", "login", "account", "address") if word in written]
     others = service.settings.model_copy(update={"secret_key": SecretStr("fedcba9876543210" * 4)})
     service.run(Attempt(others.key, "login", ada.email, "127.0.0.1", LIMITS).count(service.database))
-    assert [row.count for row in buckets(service)] == [1] * 6  # nor without the key that names them
+    assert [row.count for row in buckets(service)] == [1] * 6  # nor without the key of the pseudonyms
 
 
 def test_counts_that_are_over_are_removed(

@@ -1,4 +1,4 @@
-"""Users, as they see themselves, each other, and as superusers see them."""
+"""Users: for themselves, other users and superusers."""
 
 import json
 import unicodedata
@@ -63,7 +63,7 @@ def log_in(client: httpx2.Client, email: str, password: str) -> int:
 
 
 def stored(service: Service) -> list[dict[str, Any]]:
-    """All users, hidden columns included."""
+    """All users, including hidden columns."""
     return service.read(lambda session: [user.model_dump() for user in all_users(session)])
 
 
@@ -262,7 +262,7 @@ def test_a_page_out_of_bounds_is_refused(client_of: Clients, ada: User) -> None:
 def test_a_user_is_read_by_themselves_and_by_superusers(client_of: Clients, ada: User, root: User) -> None:
     answer = client_of(ada).get(f"{USERS}{ada.id}")
     assert public(ada).items() <= answer.json().items()
-    assert list(answer.json())[: len(USER_FIELDS)] == USER_FIELDS  # a domain above may show more
+    assert list(answer.json())[: len(USER_FIELDS)] == USER_FIELDS  # a higher domain may add fields
     assert client_of(root).get(f"{USERS}{ada.id}").json() == answer.json()
     assert client_of(root).get(f"{USERS}{uuid4()}").status_code == 404
 

@@ -1,1 +1,1 @@
-"""How fast the service is, beside its limits and the usual ways, measured together in one run."""
+"""The speed of the service beside its limits and other ways to write the same API, measured in one run."""

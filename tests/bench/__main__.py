@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measure, and write docs/performance.md and docs/performance.svg. `--help` tells the rest."""
+"""`python -m tests.bench`: measures, and writes docs/performance.md and docs/performance.svg. See `--help`."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ from tests.postgres import Postgres, find_binaries
 from tests.service import ROOT
 
 LIMIT = 590
-"""Seconds that a run may take, growth apart: no round begins that would not be finished by then."""
+"""The maximum seconds of a run, without `--growth`. No round starts that would end later."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def measure(plan: Plan) -> Results:
                         ) from None
                     results.failures[key] = str(failure)
                     results.samples.pop(key, None)
-                    server.end()  # it may be stuck for longer than this run
+                    server.end()  # it may hang for longer than this run
                     server.start()
             for server in servers:
                 another = Server(server.side, folder)
@@ -130,7 +130,7 @@ async def _sample(job: Job, server: Server, generate: load.Generator, seconds: f
 
 
 async def _grow(server: Server, generate: load.Generator, plan: Plan) -> dict[int, float]:
-    """MB at every tenth of so many requests of several kinds."""
+    """Send this many requests of several kinds. Returns the memory in MB after every tenth of them."""
     done, found = 0, {0: server.resident()}
     for job in cycle((READ, LIST, CREATE)):
         done += (await generate(server.port, server.requests[job.what], job.connections, plan.seconds)).done
@@ -143,7 +143,7 @@ async def _grow(server: Server, generate: load.Generator, plan: Plan) -> dict[in
 
 
 def _postgresql(stack: ExitStack) -> tuple[str | None, Callable[[str], str] | None]:
-    """The version of a throwaway server, and what makes databases on it; None where none is installed."""
+    """The version of a throwaway server, and a function that creates databases on it; None if none is installed."""
     binaries = find_binaries()
     if binaries is None:
         return None, None
@@ -184,7 +184,7 @@ def _progress(line: str) -> None:
 
 
 def write(results: Results, output: Path) -> list[str]:
-    """Write the report, and answer why nothing can be concluded from it; nothing if something can."""
+    """Write the report. Returns the reasons why the run is too noisy; empty if it is not."""
     output.mkdir(exist_ok=True)
     (output / "performance.md").write_text(report.markdown(results))
     (output / "performance.svg").write_text(report.svg(results))
@@ -193,17 +193,23 @@ def write(results: Results, output: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.sh", description="Measure the service beside its limits and peers.")
-    parser.add_argument("--quick", action="store_true", help="a minute or so: fewer jobs and rounds")
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer jobs and rounds")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float, help="of each job in each round")
-    parser.add_argument("--only", action="append", metavar="NAME", help="sides with this in their name; repeatable")
-    parser.add_argument("--generator", choices=["wrk", "own"], help="wrk where it is installed, else our own")
-    parser.add_argument("--growth", type=int, metavar="N", help="send N more requests in the end and watch the memory")
+    parser.add_argument("--seconds", type=float, help="seconds of each job in each round")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only sides whose name contains this; repeatable"
+    )
+    parser.add_argument(
+        "--generator", choices=["wrk", "own"], help="the default is wrk if it is installed, otherwise our own"
+    )
+    parser.add_argument(
+        "--growth", type=int, metavar="N", help="send N more requests at the end and measure the memory"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "docs", metavar="FOLDER")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     output, quick = given.pop("output"), given.pop("quick")
     logging.disable(logging.INFO)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and so end what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that started processes end too
     results = measure(replace(QUICK if quick else Plan(), **given))
     noise = write(results, output)
     print(report.markdown(results))

@@ -1,4 +1,4 @@
-"""Load: requests on kept connections, each sent when the one before it was answered; by wrk, or by a few lines here."""
+"""Load: sequential requests on persistent connections, by wrk or by the code below."""
 
 import asyncio
 import re
@@ -24,15 +24,15 @@ class Load:
 
 
 class Failure(Exception):
-    """What a server did in place of answering each request with success."""
+    """A request failed, or the server did not answer it."""
 
 
 Generator = Callable[[int, Sequence[bytes], int, float], Coroutine[Any, Any, Load]]
-"""Sends requests by turns to a port, on so many connections, for so many seconds. Raises Failure."""
+"""Sends requests in turn to a port, on a number of connections, for some seconds. Raises Failure."""
 
 
 def choose(name: str | None, seconds: float) -> tuple[str, Generator]:
-    """The generator of that name, else wrk where it is installed and can: it counts whole seconds only."""
+    """The generator of that name, otherwise wrk if it is installed and the seconds are whole."""
     able = shutil.which("wrk") and seconds == int(seconds)
     return ("wrk", _wrk) if (name or ("wrk" if able else "own")) == "wrk" else ("own", _own)
 
@@ -52,7 +52,7 @@ async def _wrk(port: int, requests: Sequence[bytes], connections: int, seconds: 
     if not found or found[5] != "0":
         raise Failure("refuses some requests" if found else out)
     done, duration, p50, p99 = (int(each) for each in found.groups()[:4])  # wrk counts in microseconds
-    if not done and seconds < (30 if connections <= 16 else 4):  # what takes so long, as a login may, is watched
+    if not done and seconds < (30 if connections <= 16 else 4):  # slow requests, such as logins, need longer
         return await _wrk(port, requests, connections, 2 * seconds)
     if not done:
         raise Failure("answers nothing")
@@ -64,7 +64,7 @@ async def _own(port: int, requests: Sequence[bytes], connections: int, seconds: 
 
 
 async def send(port: int, requests: Iterable[bytes], connections: int, seconds: float = 60) -> Load:
-    """Send requests until there are no more, or the time is over; at least one on each connection."""
+    """Send requests until all are sent or the time is over, at least one on each connection."""
     loop, source, times = asyncio.get_running_loop(), iter(requests), list[float]()
     clients = [
         (await loop.create_connection(lambda: _Connection(source, times), "127.0.0.1", port))[1]
@@ -89,7 +89,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self.closed = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what a stream has
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the type of a stream
         self._transport = transport
 
     def begin(self, end: float) -> None:
@@ -109,7 +109,7 @@ class _Connection(asyncio.Protocol):
         self._received += data
         head, _, body = self._received.partition(b"\r\n\r\n")
         length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-        if len(body) < int(length[1]) if length else not body.endswith(b"0\r\n\r\n"):  # which is the last chunk
+        if len(body) < int(length[1]) if length else not body.endswith(b"0\r\n\r\n"):  # the last chunk
             return
         if head[9:10] != b"2":
             self.closed.set_exception(Failure(f"answers {head[9:12].decode()}"))

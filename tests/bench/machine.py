@@ -1,4 +1,4 @@
-"""The machine, as /proc shows it: what it is, and the CPU and memory of processes."""
+"""The machine, from /proc: its description, and the CPU and memory of processes."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ def description() -> str:
 
 
 def _stat(pid: int | str) -> list[str]:
-    """The fields of proc(5) from the third on; the second, a name, may have spaces in it. Empty for a dead process."""
+    """The fields of proc(5) from the third on, because the second may contain spaces. Empty for a dead process."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
     except OSError:
@@ -27,22 +27,22 @@ def _stat(pid: int | str) -> list[str]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     parents = {int(path.name): stat[1] for path in _PROC.glob("[0-9]*") if (stat := _stat(path.name))}
     found = [pid]
-    for each in found:  # which grows meanwhile
+    for each in found:  # the list grows in the loop
         found += [child for child, parent in parents.items() if parent == str(each)]
     return found
 
 
 def cpu(pid: int, *, reaped: bool = False) -> float:
-    """Seconds of CPU that a process and its descendants have used, those that have ended included on demand."""
+    """CPU seconds of a process and its descendants, on request including ended ones."""
     fields = slice(11, 15 if reaped else 13)
     return sum(int(ticks) for each in family(pid) for ticks in _stat(each)[fields]) / _TICKS
 
 
 def resident(pid: int) -> float:
-    """MB of memory that a process and its descendants hold."""
+    """The resident memory of a process and its descendants in MB."""
     pages = 0
     for each in family(pid):
         if stat := _stat(each):
@@ -51,7 +51,7 @@ def resident(pid: int) -> float:
 
 
 class Others:
-    """How much of the machine has gone to processes that are not ours, or to other machines on the same hardware."""
+    """Measures the CPU that other processes, or other machines on the same hardware, have used."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -64,6 +64,6 @@ class Others:
         return time.monotonic(), (user + nice + system + steal) / _TICKS - cpu(os.getpid(), reaped=True)
 
     def share(self) -> float:
-        """From 0 to 1, since this object was made."""
+        """From 0 to 1, since the creation of this object."""
         (began, before), (now, after) = self._before, self._now()
         return max(0.0, (after - before) / (now - began) / CORES)

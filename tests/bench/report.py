@@ -1,4 +1,4 @@
-"""What was measured, as tables and a plot, and whether the run was quiet enough to conclude anything from it."""
+"""The results as tables and a plot, and whether the run was quiet enough to be conclusive."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from html import escape
 from statistics import median
 
 MOST_OTHERS = 0.05
-"""The share of the machine's CPU that other processes may use."""
+"""The maximum share of the CPU that other processes may use."""
 MOST_SPREAD = 0.15
-"""How far rounds may be apart: the fastest and the slowest one of the usual job, as a share of their median."""
+"""The maximum spread of rounds: fastest minus slowest of the usual job, as a share of their median."""
 
 SQLITE, POSTGRESQL = "Onefold, SQLite", "Onefold, PostgreSQL"
 TWO = ", two workers"
@@ -85,7 +85,7 @@ class Results:
         return median(_spread(samples) for samples in self.samples.values())
 
     def noise(self) -> list[str]:
-        """Why nothing can be concluded; empty where it can."""
+        """The reasons why the run is inconclusive; empty if it is conclusive."""
         reasons = []
         if self.others > MOST_OTHERS:
             reasons.append(f"other processes used {self.others:.0%} of the machine, and may use {MOST_OTHERS:.0%}")
@@ -96,7 +96,7 @@ class Results:
         return reasons
 
     def compare(self, what: str, one: tuple[str, Job], other: tuple[str, Job]) -> float | None:
-        """How many times as much, the median of the rounds, in each of which both were measured."""
+        """The ratio of two sides: the median over the rounds in which both were measured."""
         pairs = zip(self.samples.get(one, ()), self.samples.get(other, ()), strict=False)
         ratios = [getattr(a, what) / getattr(b, what) for a, b in pairs]
         return median(ratios) if ratios else None
@@ -158,7 +158,7 @@ def _cell(results: Results, side: str, job: Job) -> str:
     if (side, job) not in results.samples:
         return results.failures.get((side, job), "")
     middle, spread = results.middle(side, job), _spread(results.samples[side, job])
-    cpu = "" if job.logins else f"<br>{middle.cpu:.2f}"  # most of it is theirs
+    cpu = "" if job.logins else f"<br>{middle.cpu:.2f}"  # most of the time is theirs
     return f"**{_number(middle.rate)}** ±{spread / 2:.0%}<br>{middle.p50:.1f} / {middle.p99:.1f}{cpu}"
 
 
@@ -167,7 +167,7 @@ def _number(rate: float) -> str:
 
 
 def _ratios(results: Results) -> Iterator[str]:
-    """What is claimed of speed, and how much of it is true."""
+    """The claims about speed, and the measured ratios."""
 
     def line(title: str, what: str, *pairs: tuple[str, tuple[str, Job], tuple[str, Job]]) -> Iterator[str]:
         found = [(name, results.compare(what, one, other)) for name, one, other in pairs]
@@ -209,7 +209,7 @@ _OTHER_COLOUR = "#d98032"
 
 
 def svg(results: Results) -> str:
-    """Bars of requests a second, grouped by job, with their ratios to the template's shape or else the first side."""
+    """Bars of requests per second by job, with their ratios to the template's shape, or to the first side."""
     base = TEMPLATE if TEMPLATE in results.sides() else results.sides()[0]
     y, shapes = 60, []
     for job in TABLES["16 connections"]:

@@ -1,4 +1,4 @@
-"""What is measured: each side is processes of its own, with users and items that were made through its API."""
+"""The measured sides: each has its own processes, and users and items that were created through its API."""
 
 import asyncio
 import json
@@ -28,15 +28,15 @@ from tests.service import ROOT, Process, elsewhere, environment, run
 PASSWORD = "correct horse battery"
 USERS = [f"user{number}@example.com" for number in range(16)]
 VISITORS = [f"visitor{number}@example.com" for number in range(16)]
-"""Who logs in all the time: a login too many ends the oldest session, which must be nobody's who is measured."""
+"""The user of the login job. Too many logins end the oldest session, which must not belong to a measured user."""
 BUSIEST = ("read one", "list of 100", "create")
 
 Requests = dict[str, list[bytes]]
-"""What may be asked for, by its name, each with requests to send by turns."""
+"""The jobs by name, each with the requests to send in turn."""
 
 
 def raw(method: str, path: str, token: str = "", body: Any = None, **headers: str) -> bytes:
-    """A request as it goes over the wire. The body is sent as JSON, a string as a form."""
+    """The bytes of a request. The body is sent as JSON, or as a form if it is a string."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
     content = body if isinstance(body, str) else json.dumps(body)
     if token:
@@ -48,7 +48,7 @@ def raw(method: str, path: str, token: str = "", body: Any = None, **headers: st
 
 
 class Api:
-    """The API that all sides share. A request is sent as it is to each of them."""
+    """The API that all sides share. All of them receive the same requests."""
 
     me = "/api/v1/users/me"
     items = "/api/v1/items/"
@@ -71,22 +71,22 @@ class Api:
         return token
 
     def login(self, email: str, number: int) -> bytes:
-        # From many addresses: the service counts attempts by address, and trusts a proxy on this machine for it.
+        # From many addresses, as a trusted proxy: the service limits attempts per address.
         form = urlencode({"username": email, "password": PASSWORD})
         origin = {"X-Forwarded-For": f"10.0.{number // 250}.{number % 250 + 1}"}
         return raw("POST", "/api/v1/auth/login", body=form, **origin)
 
-    def new(self, number: int, token: str) -> Any:  # noqa: ARG002  # others need to know whose it is
+    def new(self, number: int, token: str) -> Any:  # noqa: ARG002  # the owner must be visible for the rules
         return {"title": f"Item {number}", "description": "x" * 100}
 
     def fill(self, rows: int, deep: int) -> Requests:  # noqa: ARG002
-        """Users, one with so many items, and what to ask in their names. Where `deep`, also a list of that length."""
+        """Add users, one with this many items. Returns their requests. If `deep`, also for a list of that length."""
         for email in ("ada@example.com", *USERS, *VISITORS):
             self.sign_up(email)
         ada, *tokens = (self.log_in(email) for email in ("ada@example.com", *USERS))
         new = (raw("POST", self.items, ada, self.new(number, ada)) for number in range(rows))
         asyncio.run(send(self.port, new, 16))
-        theirs = []  # of many users, because the service gives one alone no more than a share
+        theirs = []  # of many users, because the service limits the share of one user
         for number in range(100):
             token = tokens[number % len(tokens)]
             item = self.ask("POST", self.items, token, json=self.new(number, token))
@@ -97,7 +97,7 @@ class Api:
             return raw("POST", self.items, token, self.new(number, token))
 
         def update(number: int) -> bytes:
-            return raw("PATCH", *theirs[number % 97], {"title": f"Item {number}"})  # which differs from the last one
+            return raw("PATCH", *theirs[number % 97], {"title": f"Item {number}"})  # different from the last one
 
         return {
             "the caller": [raw("GET", self.me, token) for token in tokens],
@@ -111,7 +111,7 @@ class Api:
 
 
 class Onefold(Api):
-    """The service, and also a list that is long."""
+    """The service, and also a long list."""
 
     def __init__(self, port: int, database_url: str) -> None:
         super().__init__(port)
@@ -124,12 +124,12 @@ class Onefold(Api):
         self.sign_up("eve@example.com")
         eve = self.log_in("eve@example.com")
         owner_id = uuid.UUID(self.ask("GET", self.me, eve)["id"])
-        for start in range(0, deep, 1000):  # because the server ends long transactions
+        for start in range(0, deep, 1000):  # the server ends long transactions
             new = [
                 Item(title=f"Item {n}", owner_id=owner_id).model_dump() for n in range(start, min(deep, start + 1000))
             ]
             elsewhere(self._url, _add, new)
-        if self._url.startswith("postgresql"):  # which does this by itself, a minute after so many rows were added
+        if self._url.startswith("postgresql"):  # autovacuum would do this a minute later
             elsewhere(self._url, lambda session: session.connection().exec_driver_sql("ANALYZE"))
         first = last = f"{self.items}?limit=100"
         headers = {"Authorization": f"Bearer {eve}"}
@@ -143,7 +143,7 @@ def _add(session: Session, new: list[dict[str, Any]]) -> None:
 
 
 class PocketBase(Api):
-    """The same data and rights in PocketBase, whose API has other names."""
+    """The same data and access rules in PocketBase, whose API has other names."""
 
     items = "/api/collections/items/records"
     limit = "perPage"
@@ -186,13 +186,13 @@ class PocketBase(Api):
         given = {"identity": email, "password": PASSWORD}
         return raw("POST", "/api/collections/users/auth-with-password", body=given)
 
-    def new(self, number: int, token: str) -> Any:  # others need to know whose it is
+    def new(self, number: int, token: str) -> Any:  # the owner must be visible for the rules
         return super().new(number, token) | {"owner": self._ids[token]}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that are compared: how to start it, and what to ask of it."""
+    """A side of the comparison: how to start it, and its API."""
 
     name: str
     command: tuple[str, ...]
@@ -211,7 +211,7 @@ class Side:
 
 
 class Server:
-    """A side that runs."""
+    """A running side."""
 
     def __init__(self, side: Side, folder: Path) -> None:
         self.side, self._folder = side, folder
@@ -232,7 +232,7 @@ class Server:
         self.process.end()
 
     def can(self, job: Job) -> bool:
-        """Whether this side is measured in a job."""
+        """Whether this side supports a job."""
         if job.logins and not self.side.api:
             return False
         return job.what in (self.side.only or self.requests)
@@ -241,7 +241,7 @@ class Server:
         return machine.cpu(self.process.pid)
 
     def resident(self) -> float:
-        """MB; after a new start, what was held before it if that is more."""
+        """The memory in MB; after a restart, the previous value if it was higher."""
         return max(self.peak, machine.resident(self.process.pid))
 
     def _wait_for_first_answer(self) -> None:
@@ -264,7 +264,7 @@ def uvicorn(app: str, *options: str) -> tuple[str, ...]:
 
 
 def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[Side]:
-    """All that can be measured here; `make_database` makes one of a name on PostgreSQL, and answers its URL."""
+    """All sides that can run here. `make_database` creates a PostgreSQL database by name and returns its URL."""
     urls = {"SQLite": f"sqlite:///{folder}/onefold.db"}
     if make_database:
         urls["PostgreSQL"] = make_database("onefold")
@@ -295,5 +295,5 @@ def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[
 
 
 def pocketbase() -> str | None:
-    """The binary that POCKETBASE names or that is on the PATH."""
+    """The binary that POCKETBASE names, or from the PATH."""
     return os.environ.get("POCKETBASE") or shutil.which("pocketbase")

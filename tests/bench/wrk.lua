@@ -1,4 +1,4 @@
--- Sends the requests of a file by turns, whole as they are and parted by NUL, and prints what wrk has counted.
+-- Sends the requests of a file in turn (complete requests, separated by NUL), and prints the counts of wrk.
 local requests, turn = {}, 0
 
 function init(args)

@@ -1,4 +1,4 @@
-"""Sign up, log in, list all pages by Link, update with If-Match, delete: by a client made from the document."""
+"""Sign up, log in, list all pages by Link, update with If-Match, delete: with a client generated from the document."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-// Log in, refresh what has expired at the one token endpoint, revoke: by two OAuth clients that others made.
+// Log in, refresh expired tokens at the token endpoint, revoke: with two third-party OAuth clients.
 
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";

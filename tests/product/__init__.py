@@ -1,6 +1,6 @@
-"""A small product on which the platform is tested: as a team would write it, but for its place beside the tests.
+"""A small product to test the platform: written as a team would write it, but placed beside the tests.
 
-Its tables are no part of the app's schema: no migration makes them, and Alembic does not see them.
+Its tables are not part of the app's schema: no migration creates them, and Alembic ignores them.
 """
 
 from fastapi import FastAPI
@@ -13,18 +13,18 @@ from app.config import Settings
 
 _apps = set(SQLModel.metadata.tables)
 
-from tests.product import api  # noqa: E402  # its tables are the ones that are new now
+from tests.product import api  # noqa: E402  # its tables are the new ones
 
 TABLES = [table for table in SQLModel.metadata.sorted_tables if table.name not in _apps]
 for _table in TABLES:
     SQLModel.metadata.remove(_table)
 
 UVICORN = ("-m", "uvicorn", "tests.product.main:app")
-"""For `started`: a process of the app with the product."""
+"""Arguments of `started` for a process of the app with the product."""
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app, with the routes of the product."""
+    """The app with the routes of the product."""
     made = app.main.create_app(settings)
     made.include_router(api.router, prefix=settings.api_v1_prefix)
     made.openapi_tags = [*(made.openapi_tags or ()), *map(v1.tag, api.DOMAINS)]

@@ -1,4 +1,4 @@
-"""Hazards to ships, which anyone may look up and superusers chart."""
+"""Hazards to ships. Anyone may read them, superusers may change them."""
 
 import uuid
 from typing import Literal
@@ -17,7 +17,7 @@ from app.users import UserPublic
 
 class HazardTaken(Conflict):
     code = "hazard_taken"
-    detail = "There is a hazard of this name already"
+    detail = "A hazard with this name exists already"
 
 
 class HazardBase(SQLModel):

@@ -1,4 +1,4 @@
-"""Lighthouses, which anyone may look up and users add; their lamps, and the hazards that they warn of."""
+"""Lighthouses with their lamps, and the hazards that they warn of. Anyone may read them, users may add their own."""
 
 import uuid
 from datetime import date, time
@@ -72,7 +72,7 @@ class LighthouseBase(SQLModel):
     story: Text | None = Field(default=None, max_length=2000)
     kind: Kind = Kind.TOWER
     height: int = Field(default=10, ge=1, description="In metres")
-    flashes: int = Field(default=0, ge=0, le=2**53 - 1, sa_type=BigInteger, description="How often it has flashed")
+    flashes: int = Field(default=0, ge=0, le=2**53 - 1, sa_type=BigInteger, description="The number of flashes so far")
     reach: float = Field(default=1.5, ge=0, description="In nautical miles")
     price: Decimal = Field(default=Decimal("0.00"), ge=0, max_digits=10, decimal_places=2)
     built_on: date = date(1882, 5, 18)
@@ -80,7 +80,7 @@ class LighthouseBase(SQLModel):
     surveyed_at: Instant | None = None
     is_automatic: bool = Field(default=False, schema_extra={"strict": True})
     equipment: Json = Field(default_factory=dict, sa_type=JSON)
-    chart: Id = Field(default_factory=uuid.uuid4, description="The chart that it is on")
+    chart: Id = Field(default_factory=uuid.uuid4, description="The id of its chart")
 
 
 class LighthouseCreate(LighthouseBase, Input):
@@ -108,10 +108,10 @@ class LighthousePublic(LighthouseBase, Record):
 
 
 class LighthouseView(LighthousePublic):
-    """A lighthouse with what belongs to it."""
+    """A lighthouse with its lamps and hazards."""
 
     lamps: list[LampPublic] = Field(max_length=3)
-    hazards: list[HazardPublic] = Field(max_length=100, description="What it warns of")
+    hazards: list[HazardPublic] = Field(max_length=100, description="The hazards that it warns of")
 
 
 class LighthouseHazard(SQLModel, table=True):
@@ -160,7 +160,7 @@ class LighthousePage(Page):
         "chart",
         "-chart",
     ] = "name"
-    kind: Annotated[Kind, Field(description="Only those of this kind")] | None = None
+    kind: Annotated[Kind, Field(description="Only lighthouses of this kind")] | None = None
 
 
 _ALL = select(Lighthouse)
@@ -171,7 +171,7 @@ _BY_ID = _ALL.where(Lighthouse.id == bindparam("id")).options(eager(Lighthouse.l
 def get(
     session: Session, _caller: UserPublic | None, lighthouse_id: uuid.UUID, *, for_update: bool = False
 ) -> Lighthouse:
-    """A lighthouse with its lamps and hazards; else NotFound."""
+    """A lighthouse with its lamps and hazards. Raises NotFound."""
     statement = _BY_ID.with_for_update() if for_update else _BY_ID
     lighthouse = session.exec(statement, params={"id": lighthouse_id}).first()
     if lighthouse is None:
@@ -244,7 +244,7 @@ def remove_lamp(session: Session, caller: UserPublic, lighthouse_id: uuid.UUID, 
 
 
 def add_hazard(session: Session, caller: UserPublic, lighthouse_id: uuid.UUID, hazard_id: uuid.UUID) -> Lighthouse:
-    """The lighthouse, which warns of this hazard from now on."""
+    """Add a hazard to a lighthouse. Returns the lighthouse."""
     lighthouse, hazard = _lock(session, caller, lighthouse_id), hazards.get(session, caller, hazard_id)
     if hazard not in lighthouse.hazards:
         lighthouse.hazards = sorted([*lighthouse.hazards, hazard], key=lambda each: each.id)
@@ -257,10 +257,10 @@ def remove_hazard(session: Session, caller: UserPublic, lighthouse_id: uuid.UUID
 
 
 def _lock(session: Session, caller: UserPublic, lighthouse_id: uuid.UUID, conditions: Conditions = ANY) -> Lighthouse:
-    """A lighthouse that the caller may change. All that belongs to it is changed under its lock."""
+    """Lock a lighthouse that the caller may change. Its lamps and hazards are changed under this lock too."""
     lighthouse = get(session, caller, lighthouse_id, for_update=True)
     if not (caller.is_superuser or caller.id == lighthouse.owner_id):
-        raise Forbidden  # and not NotFound: anyone may see it
+        raise Forbidden  # not NotFound, because anyone may read it
     conditions.check_row(session, lighthouse)
     return lighthouse
 

@@ -1,4 +1,4 @@
-"""The app with the product, for processes of its own: `uvicorn tests.product.main:app`."""
+"""The app with the product, for separate processes: `uvicorn tests.product.main:app`."""
 
 from app.config import get_settings
 from tests.product import create_app

@@ -1,4 +1,4 @@
-"""Sightings: what users saw at sea, each their own."""
+"""Sightings: what users saw at sea. Each one belongs to a user."""
 
 import uuid
 from typing import Annotated, Literal
@@ -49,7 +49,7 @@ class Sighting(SightingPublic, table=True):
 
 class SightingPage(Page):
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "title", "-title"] = "created_at"
-    q: Annotated[Line, Field(min_length=1, max_length=255, description="Only with this in the title")] | None = None
+    q: Annotated[Line, Field(min_length=1, max_length=255, description="Text to find in the title")] | None = None
 
 
 _ALL = select(Sighting)
@@ -59,7 +59,7 @@ _OWN_BY_ID = _OWN.where(Sighting.id == bindparam("id"))
 
 
 def get(session: Session, caller: UserPublic, sighting_id: uuid.UUID, *, for_update: bool = False) -> Sighting:
-    """A sighting of the caller's own, any for a superuser; else NotFound."""
+    """A sighting of the caller, or any sighting for a superuser. Raises NotFound."""
     statement = _BY_ID if caller.is_superuser else _OWN_BY_ID
     if for_update:
         statement = statement.with_for_update()
@@ -72,7 +72,7 @@ def get(session: Session, caller: UserPublic, sighting_id: uuid.UUID, *, for_upd
 def page(
     session: Session, caller: UserPublic, wanted: SightingPage, after: Position | None = None
 ) -> Slice[SightingPublic]:
-    """One's own sightings, all of them for a superuser."""
+    """The caller's own sightings, or all sightings for a superuser."""
     statement = _ALL if caller.is_superuser else _OWN
     if wanted.q:
         statement = statement.where(search.found(session, Sighting.search, wanted.q))

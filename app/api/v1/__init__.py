@@ -1,4 +1,4 @@
-"""Version 1: the one list of domains. Its URLs are the paths of these files."""
+"""Version 1: the list of all domains. URLs follow the names of these modules."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""Log in and stay so; verify an address, recover from a lost password."""
+"""Log in and refresh tokens; manage sessions; verify an address; reset a password."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -28,42 +28,42 @@ LOGIN_REFUSALS = (auth.IncorrectLogin, auth.InactiveUser, *REFUSALS, TooManyRequ
 
 @router.post("/login", responses=problems(*LOGIN_REFUSALS), openapi_extra=form_body(LoginForm))
 async def login(context: RequestContext, given: Annotated[LoginForm, form(LoginForm)]) -> Token:
-    """Exchange an email and a password for tokens (OAuth2 password grant): this begins a session.
+    """Log in: start a session with an email and a password (OAuth2 password grant).
 
-    It is the token endpoint of OAuth2, and takes the refresh grant, too.
+    This is the token endpoint of OAuth2. It also accepts the refresh grant.
     """
     return await auth.grant(context, given)
 
 
 @router.post("/refresh", responses=problems(*REFUSALS), openapi_extra=form_body(RefreshForm))
 async def refresh_token(context: RequestContext, given: Annotated[RefreshForm, form(RefreshForm)]) -> Token:
-    """Exchange a refresh token for new tokens (OAuth2 refresh grant): it is good once, and the new one after it."""
+    """Refresh the tokens (OAuth2 refresh grant). A refresh token can be used once."""
     return await auth.refresh(context, given.refresh_token)
 
 
 @router.post("/revoke", openapi_extra=form_body(RevocationForm))
 async def revoke_token(context: RequestContext, given: Annotated[RevocationForm, form(RevocationForm)]) -> Message:
-    """End the session of a refresh token or an access token (RFC 7009). Whether there was one is not told."""
+    """Revoke a token (RFC 7009). This ends its session. An invalid token gets the same answer."""
     await auth.revoke(context, given.token)
-    return Message(message="This token is not good, or not any more")
+    return Message(message="The token is not valid now")
 
 
 @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
 async def logout(me: Me) -> None:
-    """End this session: none of its tokens is good any more."""
+    """Log out. This ends the session, and all its tokens become invalid."""
     await me.write(auth.end_session, me.session_id)
     event("logout", me.user_id, session_id=me.session_id)
 
 
 @router.get("/sessions")
 async def list_sessions(me: Me) -> Annotated[Sequence[SessionPublic], Field(max_length=auth.MOST_SESSIONS)]:
-    """List where you are logged in, the last one used first."""
+    """List your sessions. The most recently used comes first."""
     return await me.read(auth.sessions, me.context.settings, me.session_id)
 
 
 @router.delete("/sessions/others", status_code=status.HTTP_204_NO_CONTENT)
 async def delete_other_sessions(me: Me) -> None:
-    """End all your sessions but this one."""
+    """End all your other sessions."""
     await me.write(auth.end_other_sessions, me.session_id)
     event("other_sessions_ended", me.user_id)
 
@@ -77,25 +77,25 @@ async def delete_session(me: Me, session_id: Id) -> None:
 
 @router.post("/email/verify", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink, EmailTaken))
 async def verify_email(context: RequestContext, given: EmailVerification) -> None:
-    """Verify an address by the token that was sent there; one that you change to becomes yours by this."""
+    """Verify an address. Send the token from the message. This also completes a change of address."""
     await accounts.verify_email(context, given)
 
 
 @router.post("/email/verify/request", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
 async def request_verification(context: RequestContext, given: GivenEmail) -> Message:
-    """Ask for another message to verify an address. Whether it is known is not told."""
+    """Request another verification message. The answer is the same for unknown addresses."""
     await accounts.request_message(context, "verify_email", given.email)
-    return Message(message="If this address is still to be verified, a message is on its way")
+    return Message(message="If this address is not verified yet, a message is on its way")
 
 
 @router.post("/password/forgot", status_code=status.HTTP_202_ACCEPTED, responses=problems(TooManyRequests))
 async def forgot_password(context: RequestContext, given: GivenEmail) -> Message:
-    """Ask for a message to set a new password with. Whether the address is known is not told."""
+    """Request a password reset. The answer is the same for unknown addresses."""
     await accounts.request_message(context, "reset_password", given.email)
     return Message(message="If this address is known, a message is on its way")
 
 
 @router.post("/password/reset", status_code=status.HTTP_204_NO_CONTENT, responses=problems(InvalidLink))
 async def reset_password(context: RequestContext, given: PasswordReset) -> None:
-    """Set a new password by the token that was sent to you. All your sessions end."""
+    """Set a new password. Send the token from the message. All your sessions end."""
     await accounts.reset_password(context, given)

@@ -1,4 +1,4 @@
-"""Send a message, and look after what is sent, as a superuser."""
+"""Send messages and monitor the outbox, as a superuser."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -18,7 +18,7 @@ router = APIRouter()
 
 @router.get("/", response_model=list[EmailPublic], responses=problems(Forbidden))
 async def list_emails(me: Superuser, wanted: Annotated[EmailPage, Query()]) -> Sequence[EmailPublic]:
-    """List what was sent in the last 30 days, and what is still to be, newest first."""
+    """List sent and queued messages. They are from the last 30 days, the newest first unless `sort` is given."""
     return await me.page(emails.page, wanted)
 
 

@@ -1,4 +1,4 @@
-"""Your items; a superuser sees and may change those of all users."""
+"""Your items. A superuser can read and change the items of all users."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,7 +22,7 @@ user_view.replace(UserWithItems, items.with_items)
 
 @router.get("/", response_model=list[ItemPublic])
 async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[ItemPublic]:
-    """List your items, oldest first unless sorted otherwise."""
+    """List your items. The oldest comes first, unless `sort` is given."""
     return await me.page(items.page, wanted)
 
 
@@ -33,7 +33,7 @@ async def list_items(me: Me, wanted: Annotated[ItemPage, Query()]) -> Sequence[I
     responses=problems(IdempotencyKeyReused, QuotaExceeded),
 )
 async def create_item(me: Me, new: ItemCreate) -> Item | Response:
-    """Add an item of your own."""
+    """Add an item."""
     return await me.create(items.create, new, most=me.context.settings.max_rows_per_user)
 
 
@@ -45,7 +45,7 @@ async def read_item(me: Me, item_id: Id) -> Item:
 
 @router.patch("/{item_id}", response_model=ItemPublic, responses=problems(NotFound, PreconditionFailed))
 async def update_item(me: Me, item_id: Id, changes: ItemUpdate) -> Item:
-    """Change some fields of one of your items (JSON merge patch); what is left out stays as it is."""
+    """Change one of your items (JSON merge patch). Omitted fields stay as they are."""
     return me.show(await me.write(items.update, item_id, changes, me.conditions))
 
 

@@ -1,4 +1,4 @@
-"""Sign up, see and change yourself; superusers look after everybody."""
+"""Sign up; read and change your account. Superusers manage all users."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,7 +38,7 @@ user_view = View[User](router, "/{user_id}")
 
 @router.get("/", response_model=list[UserPublic], responses=problems(Forbidden))
 async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) -> Sequence[UserPublic]:
-    """List all users, oldest first unless sorted otherwise: the directory may be open to superusers only."""
+    """List all users. The oldest comes first, unless `sort` is given. This may be open to superusers only."""
     return await me.page(users.page, wanted)
 
 
@@ -47,10 +47,10 @@ async def list_users(me: DirectoryReader, wanted: Annotated[UserPage, Query()]) 
     response_model=UserPublic,
     status_code=status.HTTP_201_CREATED,
     responses=problems(EmailKnown, SignupClosed, TooManyRequests),
-    openapi_extra={"security": [{"OAuth2PasswordBearer": []}, {}]},  # a token is one way, none is the other
+    openapi_extra={"security": [{"OAuth2PasswordBearer": []}, {}]},  # the token is optional
 )
 async def create_user(request: Request, response: Response, context: RequestContext, by: SignUp, new: NewUser) -> User:
-    """Sign up. As a superuser, add a user here, with all that `UserAdd` has; it is for superusers only."""
+    """Sign up. A superuser can add any user here, with the fields of `UserAdd`, which is for superusers only."""
     user = await accounts.sign_up(context, new, by)
     response.headers.update(created(request, user, await context.db.read(user_view, user)))
     return user
@@ -58,7 +58,7 @@ async def create_user(request: Request, response: Response, context: RequestCont
 
 @router.get("/me", response_model=UserMe, responses=problems(PreconditionFailed))
 async def read_me(me: Me) -> Caller:
-    """Read yourself."""
+    """Read your account."""
     return me.show(await me.caller())
 
 
@@ -68,10 +68,10 @@ async def read_me(me: Me) -> Caller:
     responses=problems(EmailTaken, IncorrectPassword, PreconditionFailed, TooManyRequests),
 )
 async def update_me(me: Me, changes: UserUpdateMe) -> User:
-    """Change yourself (JSON merge patch); a new email or password needs your current password.
+    """Change your account (JSON merge patch). A new email or password requires your current password.
 
-    A new password ends your other sessions. A new email is yours once you verify it, by the message that is sent there:
-    until then it is your `pending_email`.
+    A new password ends your other sessions. A new email takes effect when you verify it with the message that is sent
+    there. Until then it is your `pending_email`.
     """
     check = me.conditions.check_row
     return me.show(await accounts.update_me(me.context, await me.caller(), changes, check))
@@ -79,20 +79,20 @@ async def update_me(me: Me, changes: UserUpdateMe) -> User:
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, responses=problems(LastSuperuser, PreconditionFailed))
 async def delete_me(me: Me) -> None:
-    """Delete yourself and all that is yours."""
+    """Delete your account. Everything that belongs to it is deleted too."""
     caller = await me.caller()
     await accounts.delete(me.context, caller, caller.id, me.conditions.check_row)
 
 
 @router.delete("/me/pending-email", status_code=status.HTTP_204_NO_CONTENT)
 async def delete_pending_email(me: Me) -> None:
-    """Keep your email: one that you were about to change to can no longer be verified."""
+    """Cancel a change of email. The new email can no longer be verified."""
     await accounts.cancel_email_change(me.context, await me.caller())
 
 
 @router.get("/{user_id}", response_model=UserPublic, responses=problems(NotFound, PreconditionFailed))
 async def read_user(me: Me, user_id: Id) -> Record:
-    """Read a user: yourself, or anyone as a superuser."""
+    """Read a user: yourself, or any user as a superuser."""
     return me.show(await me.read(users.show, user_id, user_view))
 
 
@@ -102,7 +102,7 @@ async def read_user(me: Me, user_id: Id) -> Record:
     responses=problems(EmailTaken, Forbidden, OwnAccount, NotFound, LastSuperuser, PreconditionFailed),
 )
 async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> Record:
-    """Change any user, as a superuser (JSON merge patch); your own email and password only at `/users/me`."""
+    """Change any user, as a superuser (JSON merge patch). Change your own email and password at `/users/me`."""
     caller = await me.caller()
     await accounts.update(me.context, caller, user_id, changes, me.conditions.check_as(user_view))
     return me.show(await me.context.db.read(users.show, caller, user_id, user_view))
@@ -114,5 +114,5 @@ async def update_user(me: Superuser, user_id: Id, changes: UserUpdate) -> Record
     responses=problems(Forbidden, NotFound, LastSuperuser, PreconditionFailed),
 )
 async def delete_user(me: Superuser, user_id: Id) -> None:
-    """Delete any user and all that is theirs, as a superuser."""
+    """Delete any user, as a superuser. Everything that belongs to the user is deleted too."""
     await accounts.delete(me.context, await me.caller(), user_id, me.conditions.check_as(user_view))

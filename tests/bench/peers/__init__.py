@@ -1,1 +1,1 @@
-"""What the service is compared with. Each module is an ASGI app; run as a script, it creates its tables."""
+"""Peers to compare the service with. Each module is an ASGI app. Run as a script, it creates its tables."""

@@ -27,7 +27,7 @@ _INSERT = (
 
 Row = Mapping[str, Any]
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
-"""Sends one statement with its parameters, and answers its rows."""
+"""Sends one statement with its parameters and returns its rows."""
 Unit = Callable[[Fetch], Awaitable[tuple[int, Any]]]
 
 
@@ -49,7 +49,7 @@ class Sqlite:
         if not writes:
             return await unit(self._fetch)
         self._connection.execute("BEGIN IMMEDIATE")
-        answer = await unit(self._fetch)  # waits for nothing, so no other unit comes between
+        answer = await unit(self._fetch)  # without await, so no other unit runs in between
         self._connection.execute("COMMIT")
         return answer
 
@@ -60,7 +60,7 @@ class Postgresql:
 
     async def open(self) -> None:
         async def leave_as_it_is(_connection: object) -> None:
-            """In place of asyncpg's reset, which is a round trip."""
+            """Replaces asyncpg's reset, which is a round trip."""
 
         self._pool = await asyncpg.create_pool(self._url, min_size=5, max_size=15, reset=leave_as_it_is)
 
@@ -77,7 +77,7 @@ database = Sqlite(URL) if URL.startswith("sqlite") else Postgresql(URL)
 
 
 def _stored(value: Any) -> Any:
-    """As the service stores it on SQLite."""
+    """The format in which the service stores the value on SQLite."""
     if isinstance(value, uuid.UUID):
         return value.hex
     return f"{value:%Y-%m-%d %H:%M:%S.%f}" if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""What FastAPI guides show, in one file: a sync Session from a dependency, CRUD functions, pydantic response models."""
+"""The style of FastAPI guides in one file: sync Session from a dependency, CRUD functions, pydantic response models."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The routes of the product, as app/api/v1/__init__.py has them."""
+"""The routes of the product, in the style of app/api/v1/__init__.py."""
 
 from fastapi import APIRouter
 

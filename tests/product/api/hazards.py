@@ -1,4 +1,4 @@
-"""What ships should keep clear of; superusers chart it."""
+"""Hazards to ships. Superusers can change them."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,7 +19,7 @@ router = APIRouter()
 
 @router.get("/", response_model=list[HazardPublic])
 async def list_hazards(me: Anyone, wanted: Annotated[HazardPage, Query()]) -> Sequence[HazardPublic]:
-    """List all hazards, by name unless sorted otherwise."""
+    """List all hazards. They are sorted by name, unless `sort` is given."""
     return await me.page(hazards.page, wanted)
 
 
@@ -30,7 +30,7 @@ async def list_hazards(me: Anyone, wanted: Annotated[HazardPage, Query()]) -> Se
     responses=problems(Forbidden, HazardTaken, IdempotencyKeyReused),
 )
 async def create_hazard(me: Superuser, new: HazardCreate) -> Hazard | Response:
-    """Chart a hazard, as a superuser."""
+    """Add a hazard, as a superuser."""
     return await me.create(hazards.create, new)
 
 
@@ -46,5 +46,5 @@ async def read_hazard(me: Anyone, hazard_id: Id) -> Hazard:
     responses=problems(Forbidden, HazardTaken, NotFound, PreconditionFailed),
 )
 async def update_hazard(me: Superuser, hazard_id: Id, changes: HazardUpdate) -> Hazard:
-    """Change some fields of a hazard, as a superuser (JSON merge patch)."""
+    """Change a hazard, as a superuser (JSON merge patch)."""
     return me.show(await me.write(hazards.update, hazard_id, changes, me.conditions))

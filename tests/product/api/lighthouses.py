@@ -1,4 +1,4 @@
-"""Lighthouses: anyone looks them up, users add their own."""
+"""Lighthouses: anyone may read them, users may add their own."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -31,7 +31,7 @@ router = APIRouter()
 
 @router.get("/", response_model=list[LighthousePublic])
 async def list_lighthouses(me: Anyone, wanted: Annotated[LighthousePage, Query()]) -> Sequence[LighthousePublic]:
-    """List all lighthouses, by name unless sorted otherwise."""
+    """List all lighthouses. They are sorted by name, unless `sort` is given."""
     return await me.page(lighthouses.page, wanted)
 
 
@@ -42,7 +42,7 @@ async def list_lighthouses(me: Anyone, wanted: Annotated[LighthousePage, Query()
     responses=problems(ColourTaken, IdempotencyKeyReused),
 )
 async def create_lighthouse(me: Me, new: LighthouseCreate) -> Lighthouse | Response:
-    """Add a lighthouse of your own, with its lamps."""
+    """Add a lighthouse with its lamps."""
     return await me.create(lighthouses.create, new)
 
 
@@ -56,7 +56,7 @@ async def read_lighthouse(me: Anyone, lighthouse_id: Id) -> Lighthouse:
     "/{lighthouse_id}", response_model=LighthouseView, responses=problems(Forbidden, NotFound, PreconditionFailed)
 )
 async def update_lighthouse(me: Me, lighthouse_id: Id, changes: LighthouseUpdate) -> Lighthouse:
-    """Change some fields of your lighthouse (JSON merge patch); what is left out stays as it is."""
+    """Change your lighthouse (JSON merge patch). Omitted fields stay as they are."""
     return me.show(await me.write(lighthouses.update, lighthouse_id, changes, me.conditions))
 
 
@@ -95,7 +95,7 @@ async def read_lamp(me: Anyone, lighthouse_id: Id, lamp_id: Id) -> Lamp:
     responses=problems(ColourTaken, Forbidden, NotFound, PreconditionFailed),
 )
 async def update_lamp(me: Me, lighthouse_id: Id, lamp_id: Id, changes: LampUpdate) -> Lamp:
-    """Change some fields of a lamp (JSON merge patch)."""
+    """Change a lamp (JSON merge patch)."""
     return me.show(await me.write(lighthouses.update_lamp, lighthouse_id, lamp_id, changes, me.conditions))
 
 
@@ -113,7 +113,7 @@ async def delete_lamp(me: Me, lighthouse_id: Id, lamp_id: Id) -> None:
     "/{lighthouse_id}/hazards/{hazard_id}", response_model=LighthouseView, responses=problems(Forbidden, NotFound)
 )
 async def add_hazard(me: Me, lighthouse_id: Id, hazard_id: Id) -> Lighthouse:
-    """Have your lighthouse warn of a hazard."""
+    """Add a hazard to your lighthouse."""
     return me.show(await me.write(lighthouses.add_hazard, lighthouse_id, hazard_id))
 
 
@@ -123,5 +123,5 @@ async def add_hazard(me: Me, lighthouse_id: Id, hazard_id: Id) -> Lighthouse:
     responses=problems(Forbidden, NotFound),
 )
 async def remove_hazard(me: Me, lighthouse_id: Id, hazard_id: Id) -> None:
-    """Have your lighthouse warn of a hazard no longer."""
+    """Remove a hazard from your lighthouse."""
     await me.write(lighthouses.remove_hazard, lighthouse_id, hazard_id)

@@ -1,4 +1,4 @@
-"""Your sightings; a superuser sees and may change those of all users."""
+"""Your sightings. A superuser can read and change the sightings of all users."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,7 +19,7 @@ router = APIRouter()
 
 @router.get("/", response_model=list[SightingPublic])
 async def list_sightings(me: Me, wanted: Annotated[SightingPage, Query()]) -> Sequence[SightingPublic]:
-    """List your sightings, oldest first unless sorted otherwise."""
+    """List your sightings. The oldest comes first, unless `sort` is given."""
     return await me.page(sightings.page, wanted)
 
 
@@ -30,7 +30,7 @@ async def list_sightings(me: Me, wanted: Annotated[SightingPage, Query()]) -> Se
     responses=problems(IdempotencyKeyReused, QuotaExceeded),
 )
 async def create_sighting(me: Me, new: SightingCreate) -> Sighting | Response:
-    """Add a sighting of your own."""
+    """Add a sighting."""
     return await me.create(sightings.create, new)
 
 
@@ -42,7 +42,7 @@ async def read_sighting(me: Me, sighting_id: Id) -> Sighting:
 
 @router.patch("/{sighting_id}", response_model=SightingPublic, responses=problems(NotFound, PreconditionFailed))
 async def update_sighting(me: Me, sighting_id: Id, changes: SightingUpdate) -> Sighting:
-    """Change some fields of one of your sightings (JSON merge patch); what is left out stays as it is."""
+    """Change one of your sightings (JSON merge patch). Omitted fields stay as they are."""
     return me.show(await me.write(sightings.update, sighting_id, changes, me.conditions))
 
 
