@@ -356,6 +356,7 @@ def told(process: Process) -> list[str]:
     return re.findall(r"email (?:not )?sent", process.text)
 
 
+@pytest.mark.slow
 def test_four_senders_send_every_message_once(migrated_url: str, smtp: SmtpServer, tmp_path: Path) -> None:
     everyone = [f"user{number}@example.com" for number in range(200)]
     elsewhere(migrated_url, queue, *everyone)
@@ -397,6 +398,7 @@ def send_rest(serve: Serve, smtp: SmtpServer) -> None:
         service.run(mailbox.deliver())
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path
 ) -> None:
@@ -414,6 +416,7 @@ def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
     assert (email.status, email.attempts) == ("sent", 2)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_before_it_has_noted_what_it_sent_sends_the_same_message_again(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path
 ) -> None:
@@ -452,6 +455,7 @@ def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Itera
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["service", "sender"])
 def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path, by: str
@@ -470,6 +474,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     assert (len(smtp.letters), only(service).status) == (1, "sent")
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("by", ["service", "sender"])
 def test_who_is_told_to_stop_finishes_what_it_has_begun(
@@ -487,6 +492,7 @@ def test_who_is_told_to_stop_finishes_what_it_has_begun(
     assert (email.status, email.attempts) == ("sent", 1)
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_sender_without_a_server_to_send_by_does_not_start(migrated_url: str, tmp_path: Path) -> None:
     with sending(migrated_url, tmp_path / "log", ENVIRONMENT="production") as process:
