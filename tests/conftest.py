@@ -60,17 +60,13 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
-def needs_a_server(item: pytest.Function) -> bool:
-    """Whether a test uses PostgreSQL or a browser, which are processes."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    return params.get("backend") == "postgresql" or not {"server", "chromium"}.isdisjoint(item.fixturenames)
-
-
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Begin with slow tests, and run those that share a fixture of their module in one worker."""
     for item in items:
-        if needs_a_server(item):
+        if hasattr(item, "callspec") and item.callspec.params.get("backend") == "postgresql":
+            item.add_marker(pytest.mark.postgresql)
+        if not {"server", "chromium"}.isdisjoint(item.fixturenames) or item.get_closest_marker("postgresql"):
             item.add_marker(pytest.mark.slow)
         if any(definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
