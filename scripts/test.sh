@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Run every check: lint, format, types, and the tests on SQLite and PostgreSQL. Arguments go to pytest.
+# Run every check: lint, format, types, and the tests on SQLite and PostgreSQL. --quick leaves out tests that are marked as slow.
+# Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [ "${1-}" = --quick ]; then
+    set -- -m "not slow" "${@:2}"
+fi
 scripts/lint.sh
-.venv/bin/python -m pytest --numprocesses=auto --dist=worksteal --cov=app "$@"
+.venv/bin/python -m pytest --numprocesses=auto --dist=loadgroup "$@"

@@ -9,12 +9,14 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from email.message import EmailMessage
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +31,9 @@ os.environ |= {
 import asyncpg  # noqa: E402
 import httpx2  # noqa: E402
 import pytest  # noqa: E402
-from sqlalchemy import event, text  # noqa: E402
+from pwdlib import PasswordHash  # noqa: E402
+from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: E402
+from sqlalchemy import event, make_url, text  # noqa: E402
 from sqlmodel import Session, SQLModel, col, select  # noqa: E402
 
 from app import auth, jobs, users  # noqa: E402
@@ -43,6 +47,10 @@ from tests import product  # noqa: E402
 from tests.postgres import Postgres, find_binaries  # noqa: E402
 from tests.service import KEY, NO_TLS, Service, elsewhere, settings  # noqa: E402
 
+# A real hash takes 35 ms of a core, and the tests make some two thousand. Only tests of what a hash costs use COSTLY.
+COSTLY = security._argon2id
+security._argon2id = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+
 PASSWORD = "correct horse battery"
 HASHED = security._argon2id.hash(PASSWORD)
 
@@ -53,6 +61,42 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Begin with slow tests, and run those that share a fixture of their module in one worker."""
+    for item in items:
+        if hasattr(item, "callspec") and item.callspec.params.get("backend") == "postgresql":
+            item.add_marker(pytest.mark.postgresql)
+        if not {"server", "chromium"}.isdisjoint(item.fixturenames) or item.get_closest_marker("postgresql"):
+            item.add_marker(pytest.mark.slow)
+        if any(definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+_running: pytest.Item | None = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    global _running
+    _running = item
+    try:
+        return (yield)
+    finally:
+        _running = None
+
+
+def refuse_processes(event: str, _args: tuple[object, ...]) -> None:
+    """Fail a test that starts a process and is not marked as slow."""
+    is_start = event in ("subprocess.Popen", "os.fork", "os.posix_spawn")
+    if is_start and _running and not _running.get_closest_marker("slow"):
+        pytest.fail("it starts a process: mark it with @pytest.mark.slow")
+
+
+sys.addaudithook(refuse_processes)
+
+
 def skip(reason: str) -> NoReturn:
     """Skip a test that this machine cannot run, and report it at the end. In CI it fails."""
     if os.environ.get("CI"):
@@ -61,7 +105,10 @@ def skip(reason: str) -> NoReturn:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason in sorted({report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())}):
+    reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())}
+    if terminalreporter.config.option.markexpr == "not slow":
+        reasons.add("no PostgreSQL, processes, browsers or copies of the project: that is what --quick leaves out")
+    for reason in sorted(reasons):
         terminalreporter.write_line(f"NOT EVERYTHING WAS TESTED: {reason}", red=True, bold=True)
 
 
@@ -116,30 +163,47 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def make_database(postgresql_url: str | None) -> Iterator[Callable[[str], str]]:
-    """Creates new, empty databases and returns their URLs."""
+def make_database(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
+    """Creates new databases and returns their URLs: empty ones, or copies of one that nobody is connected to."""
     made = []
 
-    def make(backend: str) -> str:
+    def make(backend: str, *, like: str | None = None) -> str:
         name = f"onefold_{uuid.uuid4().hex}"
         if backend == "sqlite":
             url = f"sqlite:///{_folder.name}/{name}.db"
             create_file(url)
+            if like:
+                shutil.copyfile(like.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
             return url
-        assert postgresql_url
-        admin(postgresql_url, f"CREATE DATABASE {name}")
+        server = make_url(request.getfixturevalue("postgresql_url"))
+        template = f"TEMPLATE {make_url(like).database}" if like else ""
+        admin(server.render_as_string(hide_password=False), f"CREATE DATABASE {name} {template}")
         made.append(name)
-        base, _, query = postgresql_url.partition("?")
-        return f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+        return server.set(database=name).render_as_string(hide_password=False)
 
     yield make
-    for name in made:
-        assert postgresql_url
-        admin(postgresql_url, f"DROP DATABASE {name} WITH (FORCE)")
+    if url := os.environ.get("TEST_DATABASE_URL"):  # another server is gone with all that it has
+        for name in made:
+            admin(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def make_migrated(make_database: Callable[..., str]) -> Callable[[str, bool], str]:
+    """Makes databases with the schema and no rows, with or without tests/product: copies, which is faster."""
+
+    @cache
+    def template(backend: str, with_product: bool) -> str:
+        url = make_database(backend)
+        migrations.upgrade(url)
+        if with_product:
+            elsewhere(url, product.create_tables)
+        return url
+
+    return lambda backend, with_product: make_database(backend, like=template(backend, with_product))
 
 
 @pytest.fixture
-def empty_url(backend: str, make_database: Callable[[str], str]) -> str:
+def empty_url(backend: str, make_database: Callable[..., str]) -> str:
     """The URL of an empty database for this test only."""
     return make_database(backend)
 
@@ -151,24 +215,18 @@ def with_product(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def migrated_url(empty_url: str, with_product: bool) -> str:
+def migrated_url(backend: str, with_product: bool, make_migrated: Callable[[str, bool], str]) -> str:
     """The URL of a database for this test only, with the schema and without rows."""
-    migrations.upgrade(empty_url)
-    if with_product:
-        elsewhere(empty_url, product.create_tables)
-    return empty_url
+    return make_migrated(backend, with_product)
 
 
 @pytest.fixture(scope="session")
-def _services(make_database: Callable[[str], str]) -> Iterator[Callable[[str, bool], Service]]:
+def _services(make_migrated: Callable[[str, bool], str]) -> Iterator[Callable[[str, bool], Service]]:
     running: dict[tuple[str, bool], Service] = {}
 
     def get(backend: str, with_product: bool) -> Service:
         if (backend, with_product) not in running:
-            url = make_database(backend)
-            migrations.upgrade(url)
-            if with_product:
-                elsewhere(url, product.create_tables)
+            url = make_migrated(backend, with_product)
             made = settings(database_url=url, mail_url=f"file://{_folder.name}/mail-{uuid.uuid4().hex}")
             app = product.create_app(made) if with_product else None
             running[backend, with_product] = Service(made, app)

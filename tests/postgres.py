@@ -64,6 +64,8 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
             "max_connections": 200,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -81,9 +83,10 @@ class Postgres:
                 raise RuntimeError((self._folder / "log").read_text())
             time.sleep(0.05)
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """A fast shutdown: open transactions are rolled back. SIGQUIT is an immediate one, as in a crash."""
         if self._server:
-            self._server.send_signal(signal.SIGINT)  # a fast shutdown: open transactions are rolled back
+            self._server.send_signal(how)
             self._server.wait(30)
             self._server = None
 
@@ -92,5 +95,5 @@ class Postgres:
         self._run("pg_ctl", "promote")
 
     def remove(self) -> None:
-        self.stop()
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder)

@@ -9,6 +9,8 @@ import pytest
 from tests.bench.__main__ import Plan, measure, write
 from tests.bench.report import BARE, CREATE, DISTURBED, FIRST, LAST, LIST, LOGIN, READ, SQLITE, Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:

@@ -2,7 +2,11 @@
 
 import sys
 
+import pytest
+
 from tests.service import ROOT, environment, run
+
+pytestmark = pytest.mark.slow
 
 
 def test_requests_take_as_many_calls_as_their_budget_says() -> None:

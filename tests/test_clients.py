@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import skip
 from tests.service import ROOT, Service, run, serving
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = ROOT / "tests" / "clients"
 DOCUMENT = ROOT / "app" / "openapi.json"
 

@@ -19,6 +19,8 @@ from app.main import create_app
 from tests.conftest import on_sqlite
 from tests.service import serving, settings
 
+pytestmark = pytest.mark.slow
+
 CODECS = sorted({*aliases.values(), *(module.name for module in pkgutil.iter_modules(encodings.__path__))})
 TEXT = b"a-" + b"a" * 1_048_000
 """The slowest input for punycode, which is quadratic."""

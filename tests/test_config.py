@@ -6,7 +6,7 @@ import subprocess
 import sys
 import traceback
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,7 @@ def test_no_value_is_in_the_error_itself_either() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_all_problems_are_told_at_once_and_nothing_starts(tmp_path: Path) -> None:
     values = {
         "ENVIRONMENT": "production",
@@ -363,68 +364,86 @@ SHAPES = [
     f"{MARKER}\u2100",
     f"{MARKER}@",
     f"/{MARKER}/",
-    *(
-        f"{scheme}{rest}"
-        for scheme in (
-            "sqlite:///",
-            "sqlite://",
-            "postgresql://",
-            "smtp://",
-            "smtps://",
-            "file://",
-            "http://",
-            "x://",
-            "",
-        )
-        for rest in (
-            f"app:{MARKER}@host:port/db",
-            f"app:pa@ss:{MARKER}@host/db",
-            f"app:{MARKER}/x@host/db",
-            f"app:{MARKER}#x@host/db",
-            f"app:{MARKER}?x@host/db",
-            f"app:{MARKER}%zz@host:-1/db",
-            f"app:[{MARKER}@host/db",
-            f"app:{MARKER}]@host/db",
-            f"app:{MARKER}\u2100@host/db",
-            f"app:x@[{MARKER}/db",
-            f"app:x@host:{MARKER}/db",
-            f"app:x@one:1,two:{MARKER}/db",
-            f"app:x@host/db?{MARKER}",
-            f"app:x@host/db?sslmode={MARKER}",
-            f"app:x@host/db?timeout={MARKER}&uri={MARKER}",
-            f"app:x@host/db?starttls={MARKER}",
-        )
-    ),
+    f"x://{MARKER}",
+]
+URLS = [
+    f"{scheme}{rest}"
+    for scheme in (
+        "sqlite:///",
+        "sqlite://",
+        "postgresql://",
+        "smtp://",
+        "smtps://",
+        "file://",
+        "http://",
+        "x://",
+        "",
+    )
+    for rest in (
+        f"app:{MARKER}@host:port/db",
+        f"app:pa@ss:{MARKER}@host/db",
+        f"app:{MARKER}/x@host/db",
+        f"app:{MARKER}#x@host/db",
+        f"app:{MARKER}?x@host/db",
+        f"app:{MARKER}%zz@host:-1/db",
+        f"app:[{MARKER}@host/db",
+        f"app:{MARKER}]@host/db",
+        f"app:{MARKER}\u2100@host/db",
+        f"app:x@[{MARKER}/db",
+        f"app:x@host:{MARKER}/db",
+        f"app:x@one:1,two:{MARKER}/db",
+        f"app:x@host/db?{MARKER}",
+        f"app:x@host/db?sslmode={MARKER}",
+        f"app:x@host/db?timeout={MARKER}&uri={MARKER}",
+        f"app:x@host/db?starttls={MARKER}",
+    )
 ]
 
 
-@pytest.mark.parametrize("source", ["environment", "file"])
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_what_a_setting_holds_is_never_printed(
+@pytest.fixture(params=["environment", "file"])
+def refusal(
+    request: pytest.FixtureRequest,
     read: Read,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-    name: str,
-    source: str,
-) -> None:
-    refused: list[SystemExit] = []
-    named: list[bool] = []
-    for shape in SHAPES:
-        values, variable = {"SECRET_KEY": KEY}, name.upper()
-        if source == "environment":
-            values[variable] = shape
-        elif variable != "SECRET_KEY" or values.pop(variable):
-            (tmp_path / ".env").write_text(f"{variable}={shape}\n", "utf-8", "surrogateescape")
+) -> Iterator[Callable[..., str | None]]:
+    """`refusal(NAME=value)` is what is said of these settings, or None; the value is in nothing that is printed."""
+    printed: list[str] = []
+
+    def refusal(**values: str) -> str | None:
+        key = {} if "SECRET_KEY" in values else {"SECRET_KEY": KEY}
+        if request.param == "file":
+            lines = "".join(f"{name}={value}\n" for name, value in values.items())
+            (tmp_path / ".env").write_text(lines, "utf-8", "surrogateescape")
+            values = {}
         try:
-            read(**values)
+            read(**key, **values)
         except SystemExit as error:
-            refused.append(error)
-            named += [f"\n  {variable}: " in str(error.code) or "\n  .env: is not in UTF-8" in str(error.code)]
-    assert named
-    assert all(named)
-    printed = [line for error in refused for line in traceback.format_exception(error)]
+            printed.extend(traceback.format_exception(error))
+            return str(error.code)
+        return None
+
+    yield refusal
     assert MARKER not in "".join([*printed, *capfd.readouterr(), caplog.text])
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
+def test_what_a_setting_holds_is_never_printed(refusal: Callable[..., str | None], name: str) -> None:
+    refused = list(filter(None, (refusal(**{name: shape}) for shape in SHAPES)))
+    assert refused
+    assert all(f"\n  {name}: " in said or "\n  .env: is not in UTF-8" in said for said in refused)
+
+
+def test_what_a_url_holds_is_never_printed_whatever_settings_it_is_given_for(
+    refusal: Callable[..., str | None],
+) -> None:
+    names = {name.upper() for name in Settings.model_fields} - {"ENVIRONMENT"}
+    for url in URLS:
+        said = refusal(**dict.fromkeys(sorted(names), url))
+        assert said
+        problems = {line.partition(":")[0].strip() for line in said.splitlines()[1:]}
+        assert {"DEBUG", "API_V1_PREFIX", "FORWARDED_ALLOW_IPS", "MAIL_FROM"} <= problems <= names
 
 
 @pytest.mark.parametrize(
@@ -460,6 +479,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["environment", "file"])
 def test_no_command_starts_or_prints_a_value_where_settings_are_refused(tmp_path: Path, source: str) -> None:
     values = {
@@ -497,6 +517,7 @@ for _ in range(4):
 """
 
 
+@pytest.mark.slow
 def test_in_development_all_processes_share_a_secret_that_only_their_user_reads(read: Read, tmp_path: Path) -> None:
     env = environment("sqlite:///unused.db", SECRET_KEY="", PYTHONPATH=str(ROOT))
     command = [sys.executable, "-c", START_FOUR]

@@ -455,16 +455,14 @@ def several(count: int, database_url: str, folder: Path) -> Iterator[list[tuple[
 
 @pytest.fixture(scope="module")
 def _pairs(
-    make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    make_migrated: Callable[[str, bool], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Pair]]:
     running: dict[str, Pair] = {}
     with ExitStack() as stack:
 
         def get(backend: str) -> Pair:
             if backend not in running:
-                url = make_database(backend)
-                migrations.upgrade(url)
-                elsewhere(url, product.create_tables)
+                url = make_migrated(backend, True)
                 servers = stack.enter_context(several(2, url, tmp_path_factory.mktemp(backend)))
                 running[backend] = Pair(url, [url for url, _ in servers])
             return running[backend]
@@ -480,6 +478,7 @@ def pair(backend: str, _pairs: Callable[[str], Pair]) -> Pair:
     return pair
 
 
+@pytest.mark.slow
 def test_every_process_answers_the_same_bytes(pair: Pair) -> None:
     ada = elsewhere(pair.database_url, add, "ada")
     sighting = elsewhere(pair.database_url, sightings.create, ada, NOTES)
@@ -497,6 +496,7 @@ def test_every_process_answers_the_same_bytes(pair: Pair) -> None:
         assert answers[0].content == answers[1].content
 
 
+@pytest.mark.slow
 def test_two_processes_lose_no_write(pair: Pair) -> None:
     ada = elsewhere(pair.database_url, add, "ada")
     shared = elsewhere(pair.database_url, sightings.create, ada, SightingCreate(title="shared"))
@@ -517,6 +517,7 @@ def test_two_processes_lose_no_write(pair: Pair) -> None:
     assert found == {f"{number}-{turn}": 1 for number in range(8) for turn in range(12)} | {"shared": 97}
 
 
+@pytest.mark.slow
 def test_of_many_sign_ups_with_one_address_one_succeeds(pair: Pair) -> None:
     address = "ada.lovelace@example.com"
 
@@ -533,6 +534,7 @@ def test_of_many_sign_ups_with_one_address_one_succeeds(pair: Pair) -> None:
     assert [user.email for user in elsewhere(pair.database_url, all_users)] == [address]
 
 
+@pytest.mark.slow
 def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None:
     cast = [elsewhere(pair.database_url, add, name, is_superuser=True) for name in ("ada", "bob")]
 
@@ -555,6 +557,7 @@ def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None
             elsewhere(pair.database_url, execute, "UPDATE users SET is_superuser = true")
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_outlives_a_server_that_is_killed(
     migrated_url: str, backend: str, tmp_path: Path
 ) -> None:

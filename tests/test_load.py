@@ -145,6 +145,7 @@ def flood(url: str, user: User, path: str) -> Iterator[None]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_64_connections_of_one_user_do_not_make_another_wait(migrated_url: str, tmp_path: Path) -> None:
     ada, bob = (elsewhere(migrated_url, add, name) for name in ("ada", "bob"))
     for after in range(0, 100_000, 20_000):  # each within the time that a statement is given, on a busy machine

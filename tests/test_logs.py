@@ -269,6 +269,7 @@ def test_in_development_polling_is_quiet_and_failures_are_told_in_full(
     assert not re.search("FROM (jobs|alembic_version)", written)
 
 
+@pytest.mark.slow
 @on_one_database
 def test_every_line_of_a_process_in_production_is_json(migrated_url: str, tmp_path: Path) -> None:
     with serving(migrated_url, tmp_path / "log", ENVIRONMENT="production") as (url, process):

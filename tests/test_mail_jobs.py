@@ -363,6 +363,7 @@ def told(process: Process) -> list[str]:
     return re.findall(r"job (?:done|failed)(?= name=send_email)", process.text)
 
 
+@pytest.mark.slow
 def test_four_workers_send_every_message_once(migrated_url: str, smtp: SmtpServer, tmp_path: Path) -> None:
     everyone = [f"user{number}@example.com" for number in range(200)]
     elsewhere(migrated_url, queue, *everyone)
@@ -404,6 +405,7 @@ def send_rest(serve: Serve, smtp: SmtpServer) -> None:
         service.run(mailbox.deliver())
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path
 ) -> None:
@@ -421,6 +423,7 @@ def test_a_service_that_is_killed_before_it_has_sent_loses_nothing(
     assert (email.status, email.attempts) == ("sent", 2)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_before_it_has_noted_what_it_sent_sends_the_same_message_again(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path
 ) -> None:
@@ -459,6 +462,7 @@ def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Itera
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["service", "worker"])
 def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path, by: str
@@ -477,6 +481,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
     assert (len(smtp.letters), only(service).status) == (1, "sent")
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("by", ["service", "worker"])
 def test_who_is_told_to_stop_finishes_what_it_has_begun(
@@ -494,6 +499,7 @@ def test_who_is_told_to_stop_finishes_what_it_has_begun(
     assert (email.status, email.attempts) == ("sent", 1)
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_worker_without_a_server_to_send_by_says_so_and_leaves_mail_to_others(
     migrated_url: str, tmp_path: Path

@@ -129,6 +129,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     return Tree(tmp_path / "tree")
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_up_and_down_and_tells_where_it_is(empty_url: str) -> None:
     said = alembic(empty_url, "upgrade head", "downgrade base", "upgrade head", "check", "current", "history")
     assert "No new upgrade operations detected." in said
@@ -214,6 +215,7 @@ def test_a_difference_from_the_models_fails_the_check(migrated_url: str, tree: T
         command.check(tree.config(migrated_url))
 
 
+@pytest.mark.slow
 def test_a_generated_migration_is_empty_at_head_and_otherwise_goes_up_and_down(migrated_url: str, tree: Tree) -> None:
     seeded, made = seed(migrated_url), elsewhere(migrated_url, schema)
     empty = command.revision(tree.config(migrated_url), "empty", autogenerate=True)

@@ -47,6 +47,7 @@ def assert_terminates(process: Process) -> None:
     assert time.monotonic() - asked < 2
 
 
+@pytest.mark.slow
 def test_many_at_once_all_succeed_and_make_one_superuser(empty_url: str, prestart: Prestart) -> None:
     root = "root@example.com"
     first = [prestart(empty_url, FIRST_SUPERUSER_EMAIL=root) for _ in range(4)]
@@ -67,6 +68,7 @@ def test_many_at_once_all_succeed_and_make_one_superuser(empty_url: str, prestar
     service.stop()
 
 
+@pytest.mark.slow
 def test_when_the_one_at_work_is_killed_one_that_waits_takes_over(
     migrated_url: str, prestart: Prestart, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_it_waits_for_the_database_to_come_up_but_not_for_ever(server: Postgres,
         assert "hunter2secret" not in process.text
 
 
+@pytest.mark.slow
 def test_an_ordinary_user_of_that_address_is_not_promoted(migrated_url: str, prestart: Prestart) -> None:
     elsewhere(migrated_url, add, "ada")
     process = prestart(migrated_url, FIRST_SUPERUSER_EMAIL="ADA@Example.com")
@@ -130,6 +133,7 @@ def test_an_ordinary_user_of_that_address_is_not_promoted(migrated_url: str, pre
     ]
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
     empty_url: str, prestart: Prestart
@@ -154,6 +158,7 @@ def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
     assert elsewhere(empty_url, all_users) == []
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_in_development_the_server_alone_makes_an_empty_database_ready(empty_url: str, tmp_path: Path) -> None:
     with serving(empty_url, tmp_path / "log") as (url, process), client_at(url) as client:

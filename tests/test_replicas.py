@@ -18,10 +18,11 @@ import pytest
 from sqlmodel import Session, select
 
 from app.auth import LoginSession
-from app.core import migrations
 from app.users import User
 from tests.conftest import HASHED, PASSWORD, client_at, empty, log_in, on_sqlite, outcome, token_of
 from tests.service import elsewhere, serving, until
+
+pytestmark = pytest.mark.slow
 
 LOGIN = "/api/v1/auth/login"
 REFRESH = "/api/v1/auth/refresh"
@@ -82,14 +83,13 @@ class Replicas:
 
 @pytest.fixture(scope="module")
 def _replicas(
-    make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    make_migrated: Callable[[str, bool], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Replicas]]:
     running: dict[str, Replicas] = {}
 
     def get(backend: str) -> Replicas:
         if backend not in running:
-            url = make_database(backend)
-            migrations.upgrade(url)
+            url = make_migrated(backend, False)
             running[backend] = Replicas(url, tmp_path_factory.mktemp(backend))
         return running[backend]
 

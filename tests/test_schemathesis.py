@@ -18,6 +18,8 @@ from tests.api.test_access import models_in
 from tests.conftest import add_user, token_of
 from tests.service import ROOT, Service
 
+pytestmark = pytest.mark.slow
+
 CONFIG = (ROOT / "tests" / "schemathesis.toml").read_text()
 LAST_CALLS = {"delete_me", "delete_session", "logout"}  # every later call would be unauthenticated
 

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from app.core import security
 from app.core.errors import InvalidToken
 from app.core.security import LEEWAY, Passwords, Purpose, Verdict, decode_token, encode_token, seal, unseal, weakness
+from tests.conftest import COSTLY
 from tests.service import ROOT, run
 
 KEY = "k" * 32
@@ -132,8 +134,10 @@ def test_a_password_is_weak_for_nobody_without_a_name() -> None:
     assert weakness("ada lovelace", "", "") is None
 
 
-@pytest.fixture(scope="module")
-def passwords() -> Iterator[Passwords]:
+@pytest.fixture
+def passwords(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passwords]:
+    """Whose hashes cost as much as in production."""
+    monkeypatch.setattr(security, "_argon2id", COSTLY)
     passwords = Passwords(slots=1)
     yield passwords
     passwords.close()
@@ -201,6 +205,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps the memory, and is told not to")
 def test_the_memory_of_hashes_is_given_back() -> None:
     grown = run(sys.executable, "-c", GROWTH, cwd=ROOT)

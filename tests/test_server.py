@@ -302,6 +302,7 @@ STARTS = {
 HTTPS = {"X-Forwarded-Proto": "https"}
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_no_proxy_is_believed_unless_it_is_named(migrated_url: str, tmp_path: Path, start: tuple[str, ...]) -> None:
@@ -313,6 +314,7 @@ def test_no_proxy_is_believed_unless_it_is_named(migrated_url: str, tmp_path: Pa
         assert told in ((0,) if start == STARTS["start.sh"] else (1, 2))  # of each process once
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("start", [production(), UVICORN], ids=["start.sh", "uvicorn"])
 def test_a_proxy_that_is_named_is_believed(migrated_url: str, tmp_path: Path, start: tuple[str, ...]) -> None:
@@ -324,6 +326,7 @@ def test_a_proxy_that_is_named_is_believed(migrated_url: str, tmp_path: Path, st
         assert "does not name" not in process.text
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_proxy_at_a_unix_socket_can_be_named(migrated_url: str, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
@@ -340,6 +343,7 @@ def test_a_proxy_at_a_unix_socket_can_be_named(migrated_url: str, tmp_path: Path
         assert statuses == [202] * 10 + [last]
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_websocket_is_refused_and_the_service_goes_on(migrated_url: str, tmp_path: Path) -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n"

@@ -5,9 +5,12 @@ import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.conftest import on_sqlite
 from tests.service import NO_TLS, serving
+
+pytestmark = pytest.mark.slow
 
 
 @on_sqlite

@@ -269,7 +269,7 @@ def test_a_user_with_items_has_a_tag_of_both(client_of: Clients, service: Servic
 
 FILES = ("app/items.py", "app/api/v1/items.py", "tests/api/test_items.py", "tests/test_bench.py")
 """Items, and with tests/bench the benchmark, which compares them with the items of other frameworks."""
-QUICK = (sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", "not postgresql", "-p", "no:cacheprovider")
+QUICK = (sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
 
 
 @pytest.mark.slow

@@ -231,6 +231,7 @@ def import_users(url: str, file: Path) -> tuple[int, list[str]]:
     return ended.returncode, ended.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_users_are_imported_once_and_each_bad_row_is_told(migrating: Service, tmp_path: Path) -> None:
     add_user(migrating, "ada")
     url, file = migrating.settings.database_url, tmp_path / "users.jsonl"

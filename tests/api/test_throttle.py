@@ -202,6 +202,7 @@ def test_what_is_refused_counts_no_further(
     assert log_in(client_from("192.0.2.1"), ada.email).status_code == 200
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_what_a_client_says_of_its_address_is_not_believed(migrated_url: str, tmp_path: Path) -> None:
     with serving(migrated_url, tmp_path / "log") as (url, _), client_at(url) as client:
