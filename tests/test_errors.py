@@ -344,7 +344,7 @@ def test_a_validator_is_quoted_and_the_input_is_not(client: httpx2.Client) -> No
         "asserted": "should be empty",
         **dict.fromkeys(("builtin", "called", "library", "json_", "encoded"), "Value error"),
         "zone": "invalid timezone",
-        "time": "Input should be a valid datetime or date",
+        "time": "Input should be a valid datetime",
         "coded": "Base64 decoding error",
         "pet": "Input tag found using 'kind' does not match any of the expected tags: 'cat', 'dog'",
     }

@@ -342,7 +342,7 @@ def test_whatever_is_in_the_outbox_is_sent_as_it_is_meant_or_is_dead(
     for email_ in dead:  # valid addresses whose message cannot be encoded
         if email_.email in meant:
             assert re.search("[\ud800-\udfff\x00-\x1f\x7f]", "".join(meant[email_.email].values()))
-    assert log.getvalue().count('"error": "Malformed"') == len(dead)
+    assert log.getvalue().count('"error": "GiveUp"') == len(dead)
     assert "evil" not in log.getvalue()
 
 

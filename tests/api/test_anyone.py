@@ -102,5 +102,6 @@ def test_the_document_says_that_a_token_may_be_left_out(service: Service) -> Non
     assert security["get /api/v1/lighthouses/"] == [{"OAuth2PasswordBearer": []}, {}]
     assert security["post /api/v1/lighthouses/"] == [{"OAuth2PasswordBearer": []}]
     assert set(document["components"]["securitySchemes"]) == {"OAuth2PasswordBearer"}
-    told = document["paths"]["/api/v1/lighthouses/"]["get"]["responses"]["401"]["content"]["application/problem+json"]
-    assert set(told["examples"]) == {"invalid_token"}
+    told = document["paths"]["/api/v1/lighthouses/"]["get"]["responses"]["401"]
+    shared = document["components"]["responses"][told["$ref"].rpartition("/")[2]]
+    assert set(shared["content"]["application/problem+json"]["examples"]) == {"invalid_token"}

@@ -154,8 +154,8 @@ def test_what_was_not_loaded_says_what_to_do(service: Service, url: str) -> None
         with pytest.raises(RuntimeError) as refused:
             use()
         assert str(refused.value) == (
-            "Lighthouse.lamps was not loaded: add .options(eager(Lighthouse.lamps)) to the statement that finds the "
-            "row, and set it on a row that is new"
+            "Lighthouse.lamps was not loaded: add .options(eager(Lighthouse.lamps)) to the statement that selects the "
+            "row, and set it on a new row"
         )
     loading = select(Lighthouse).options(eager(Lighthouse.lamps))
     assert len(service.read(lambda session: session.exec(loading).one()).lamps) == 2

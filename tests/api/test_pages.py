@@ -164,7 +164,7 @@ class Crag(CragPublic, table=True):
         (Literal["-depth"], "A list cannot sort Crag by 'depth': rows without a value would be lost: make it NOT NULL"),
         (Literal["-created_at"], r'it has no index: add Index\(None, "created_at", "id"\) to Crag.__table_args__'),
         (Literal["secret"], "A list cannot sort Crag by 'secret': it is not in CragPublic"),
-        (str, "CragPage.sort is no Literal"),
+        (str, "CragPage.sort is not a Literal"),
     ],
 )
 def test_a_sort_that_would_lose_rows_is_refused_when_the_app_is_made(sort: Any, complaint: str) -> None:
