@@ -290,5 +290,6 @@ def test_items_can_be_deleted_and_all_else_works(empty_url: str, tmp_path: Path)
     assert "drop_table('items')" in migration.read_text().replace('"', "'")
     (copy / "app/openapi.json").write_text(run(sys.executable, "-c", DOCUMENT, cwd=copy, env=env))
 
+    run(sys.executable, "-m", "ruff", "check", ".", cwd=copy, env=env)
     out = run(*QUICK, cwd=copy, env=env, seconds=500)
     assert " passed" in out
