@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, NotRequired, TypeVar, Unpack, get_type_hints, overload
+from typing import Any, Literal, NamedTuple, NotRequired, TypeVar, get_type_hints, overload
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -77,28 +77,12 @@ class Context:
     db: Database
 
 
-class Options(TypedDict, total=False):
-    name: str
-    """How the table knows the job: stable, whatever becomes of the function."""
-    tries: int
-    backoff: float
-    """Seconds until the second try; each further pause is three times as long."""
-    timeout: float
-    """Seconds that one try may take."""
-    limit: int
-    """How many of them run at a time, in all workers together."""
-    priority: int
-    show_arguments: bool
-    """Whether superusers see the arguments."""
-    when: Callable[[Any], bool]
-    """Which workers run it, by their context."""
-    after: Callable[..., None]
-    """Called as `after(session, job, **arguments)`, in the transaction that notes what became of it."""
-
-
 @dataclass(frozen=True)
 class Definition:
+    """A job, with the options that its decorator takes: these have a default; and `name`."""
+
     name: str
+    """How the table knows it: stable, whatever becomes of the function."""
     function: Callable[..., Any]
     arguments: TypeAdapter[dict[str, Any]]
     is_unit: bool
@@ -106,12 +90,18 @@ class Definition:
     """The first time after another at which it is scheduled."""
     tries: int = 8
     backoff: float = 30
+    """Seconds until the second try; each further pause is three times as long."""
     timeout: float = 60
+    """Seconds that one try may take."""
     limit: int | None = None
+    """How many of them run at a time, in all workers together."""
     priority: int = 0
     show_arguments: bool = False
+    """Whether superusers see the arguments."""
     when: Callable[[Any], bool] = lambda _context: True
+    """Which workers run it, by their context."""
     after: Callable[..., None] | None = None
+    """Called as `after(session, job, **arguments)`, in the transaction that notes what became of it."""
 
 
 JOBS: dict[str, Definition] = {}
@@ -122,7 +112,7 @@ _names: dict[Callable[..., Any], str] = {}
 @overload
 def job(function: F, /) -> F: ...
 @overload
-def job(**options: Unpack[Options]) -> Callable[[F], F]: ...
+def job(**options: Any) -> Callable[[F], F]: ...
 def job(function: Any = None, /, **options: Any) -> Any:
     """Make a function a job, which is called with typed keyword arguments.
 
@@ -133,7 +123,7 @@ def job(function: Any = None, /, **options: Any) -> Any:
     return _define(function, options) if function else lambda function: _define(function, options)
 
 
-def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: Unpack[Options]) -> Callable[[F], F]:
+def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: Any) -> Callable[[F], F]:
     """Make a function a job that is run at whole multiples of an interval since 1970 (UTC)."""
     interval = timedelta(days=days, hours=hours, minutes=minutes)
     if interval <= timedelta(0):
@@ -142,7 +132,7 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: U
     return _scheduled(lambda after: after + interval - (after - epoch) % interval, options)
 
 
-def cron(expression: str, timezone: str = "UTC", **options: Unpack[Options]) -> Callable[[F], F]:
+def cron(expression: str, timezone: str = "UTC", **options: Any) -> Callable[[F], F]:
     """Make a function a job that is run at the times of a cron expression (five fields), as Debian's cron does it.
 
     A time that daylight saving skips is made up for at once, and one that comes twice counts once; `*` counts both.
@@ -248,7 +238,8 @@ def _wake_after_commit(session: Session) -> None:
         for each in list(WAKERS):
             each()
 
-    event.listen(session, "after_commit", committed, once=True)
+    if session.info.setdefault(CHANNEL, committed) is committed:  # the first of this transaction
+        event.listen(session, "after_commit", committed, once=True)
 
 
 def plan(session: Session, names: Collection[str], *, after: datetime | None = None) -> None:

@@ -22,7 +22,7 @@ from tests.postgres import Postgres, find_binaries
 from tests.service import settings
 
 MANY = 2_000
-DEEP = 10_000
+DEEP = 100_000
 
 
 @jobs.job
