@@ -7,5 +7,6 @@ cd "$(dirname "$0")/.."
 if [ "${1-}" = --quick ]; then
     set -- -m "not slow" "${@:2}"
 fi
+unset PYTHONDONTWRITEBYTECODE # with it every process would compile everything again
 scripts/lint.sh
 .venv/bin/python -m pytest --numprocesses=auto --dist=loadgroup "$@"
