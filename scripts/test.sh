@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run every check: lint, format, types, and the tests on SQLite and PostgreSQL. --quick leaves out tests that are marked as slow.
-# Other arguments go to pytest.
+# Run every check: lint, format, types, and the tests on SQLite and PostgreSQL. --quick leaves out the tests that are
+# marked as slow; other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
