@@ -107,7 +107,7 @@ def skip(reason: str) -> NoReturn:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())}
     if terminalreporter.config.option.markexpr == "not slow":
-        reasons.add("no PostgreSQL, processes, browsers or copies of the project: that is what --quick leaves out")
+        reasons.add("slow tests were left out: PostgreSQL, processes, browsers, copies of the project")
     for reason in sorted(reasons):
         terminalreporter.write_line(f"NOT EVERYTHING WAS TESTED: {reason}", red=True, bold=True)
 

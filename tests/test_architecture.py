@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -180,3 +182,8 @@ def test_no_route_and_no_dependency_is_run_in_a_thread() -> None:
     for route in routes:
         for call in calls(route.dependant):
             assert inspect.iscoroutinefunction(call), call
+
+
+def test_a_test_that_starts_a_process_is_marked_as_slow() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"mark it with @pytest\.mark\.slow"):
+        subprocess.run([sys.executable, "--version"], check=True)

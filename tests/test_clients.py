@@ -42,9 +42,10 @@ def compiled(node: Callable[..., str]) -> Callable[..., str]:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A separate environment with the generator and its generated Python client."""
     folder = tmp_path_factory.mktemp("python")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "--require-hashes", "-r", CLIENTS / "requirements.lock", cwd=folder)
+    install = ("install", "--quiet", "--no-compile", "--require-hashes", "--requirement", CLIENTS / "requirements.lock")
+    run(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
     generate = ("generate", "--meta", "none", "--fail-on-warning", "--output-path", folder / "onefold_client")
     shutil.copy(CLIENTS / "job.py", folder)
     environment = os.environ | {

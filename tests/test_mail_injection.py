@@ -227,6 +227,7 @@ def as_json(**body: str) -> tuple[bytes, dict[str, str]]:
     return json.dumps(body).encode("ascii"), {"Content-Type": "application/json"}
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_who_signs_up_writes_to_one_address_or_to_none(sending: Service, smtp: SmtpServer) -> None:
     accepted = []
@@ -273,6 +274,7 @@ def test_an_address_holds_no_encoded_word(
     assert stored(service) == []
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_what_a_superuser_writes_is_subject_and_text_and_nothing_else(sending: Service, smtp: SmtpServer) -> None:
     root = add_user(sending, "root", is_superuser=True)
@@ -297,6 +299,7 @@ def test_what_a_superuser_writes_is_subject_and_text_and_nothing_else(sending: S
     assert {"text": SMUGGLED} in accepted.values()
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("into", ["smtp", "folder"])
 def test_whatever_is_in_the_outbox_is_sent_as_it_is_meant_or_is_dead(
@@ -350,6 +353,7 @@ def recipient(email_: Email) -> str:
     return mail._address(email_.email)
 
 
+@pytest.mark.slow
 def test_a_name_is_part_of_the_text(smtp: SmtpServer) -> None:
     for name in NAUGHTY:
         if re.search("[\ud800-\udfff\0]", name):
@@ -361,6 +365,7 @@ def test_a_name_is_part_of_the_text(smtp: SmtpServer) -> None:
             assert smtp.letters[-1].text.startswith("Hello " + lines(name) + ",\n\nplease")
 
 
+@pytest.mark.slow
 def test_a_name_of_the_app_is_the_name_of_the_sender(smtp: SmtpServer) -> None:
     tried = 0
     for app_name in [ENCODED_BCC, *NAUGHTY]:
@@ -380,6 +385,7 @@ def test_a_name_of_the_app_is_the_name_of_the_sender(smtp: SmtpServer) -> None:
 _LINE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]) | st.sampled_from('=?=?_"\\<>(),;:@ '))
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(subject=_LINE, app_name=_LINE, text=_LINE)
 def test_no_message_of_ordinary_text_is_malformed(subject: str, app_name: str, text: str) -> None:
