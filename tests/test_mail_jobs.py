@@ -1,4 +1,4 @@
-"""Mail as a job: what becomes of a message whose server, database or worker fails."""
+"""Mail as a job: delivery of messages when the server, the database or the worker fails."""
 
 import asyncio
 import io
@@ -506,7 +506,7 @@ def test_a_worker_without_a_server_to_send_by_says_so_and_leaves_mail_to_others(
 ) -> None:
     elsewhere(migrated_url, queue)
     with sending(migrated_url, tmp_path / "log", ENVIRONMENT="production") as process:
-        until(lambda: "MAIL_URL is not set: mail is queued, and not sent" in process.text)
+        until(lambda: "MAIL_URL is not set: mail is queued but not sent" in process.text)
         until(lambda: elsewhere(migrated_url, planned))
         process.signal(signal.SIGTERM)
         assert process.wait(10) == 0
