@@ -78,7 +78,7 @@ def _hide(shown: JobPublic) -> JobPublic:
 
 
 def retry(session: Session, _by: object, job_id: uuid.UUID, check: Check) -> JobPublic:
-    """Run a dead job again, with all its attempts, or a job that waits for a retry at once."""
+    """Run a dead job again, with its attempts reset; run a job that waits for a retry at once."""
     job = _get(session, job_id, check)
     if job.status != "dead" and not (job.status == "waiting" and job.attempts):
         raise JobNotDead

@@ -170,7 +170,7 @@ def test_a_unit_that_the_database_rolled_back_is_run_three_times_at_most(
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_broken_constraint_of_a_known_name_is_what_its_domain_says(service: Service) -> None:
+def test_a_violated_constraint_raises_the_error_of_its_domain(service: Service) -> None:
     with pytest.raises(EmailTaken):
         service.write(add, "ada")
 

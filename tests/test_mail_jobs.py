@@ -464,7 +464,7 @@ def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Itera
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["service", "worker"])
-def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
+def test_a_stopping_worker_releases_slow_jobs_to_another(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path, by: str
 ) -> None:
     smtp.replies["DATA"] = hang
@@ -484,7 +484,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
 @pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("by", ["service", "worker"])
-def test_who_is_told_to_stop_finishes_what_it_has_begun(
+def test_a_stopping_worker_finishes_its_running_jobs(
     migrated_url: str, smtp: SmtpServer, tmp_path: Path, by: str
 ) -> None:
     released = threading.Event()
