@@ -558,9 +558,7 @@ def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_outlives_a_server_that_is_killed(
-    migrated_url: str, backend: str, tmp_path: Path
-) -> None:
+def test_committed_changes_survive_a_killed_server(migrated_url: str, backend: str, tmp_path: Path) -> None:
     ada = elsewhere(migrated_url, add, "ada")
     acknowledged: list[str] = []
 
