@@ -129,7 +129,7 @@ def test_parameters_say_what_they_are_where_tools_look(document: Json) -> None:
 def test_operations_are_summed_up_by_how_their_docstrings_begin(document: Json) -> None:
     said = {operation["operationId"]: operation for _, _, operation in operations(document)}
     assert said["create_user"]["summary"] == "Sign up"
-    assert said["login"]["summary"] == "Exchange an email and a password for tokens"
+    assert said["login"]["summary"] == "Log in"
 
 
 def test_the_errors_of_an_operation_are_told_in_a_line_each(document: Json) -> None:
