@@ -1,4 +1,4 @@
-"""Emails: the outbox. A message is a row of the transaction that causes it, and is sent once that is committed."""
+"""Emails: the outbox. A message is stored in the transaction that causes it, and sent after its commit."""
 
 import json
 import uuid
@@ -21,14 +21,14 @@ from app.jobs import Context
 
 TRIES = 8
 KEPT = timedelta(days=30)
-"""How long a message is kept that was sent, was given up, or that nobody sends."""
+"""How long messages are kept, whether they are sent, dead or still queued."""
 
 Status = Literal["queued", "sent", "dead"]
 
 Letter = Callable[[Session, "Email", Settings], dict[str, Any] | None]
 LETTERS: dict[str, Letter] = {}
-"""Makes what the templates of this kind are given, when it is sent; None if the message has become pointless. The
-domains enter theirs; the templates of other kinds are given what was queued."""
+"""Builds the template values of a kind when the message is sent; None if the message is obsolete. Domains register
+theirs. The templates of other kinds get the queued context."""
 
 
 class EmailCreate(Input):
@@ -62,10 +62,10 @@ class EmailPage(Page):
 
 
 def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None, /, **context: Any) -> None:
-    """Have a message sent if this transaction is committed; `context` is for its templates, and holds no secrets.
+    """Send a message after the commit of this transaction. `context` is for its templates and must contain no secrets.
 
-    `kind` is the folder of its templates, which see dates, times, UUIDs and Decimals as text. A missing template or
-    value is an error here, and not when the message is sent.
+    `kind` is the folder of its templates. They receive dates, times, UUIDs and Decimals as text. A missing template or
+    value is an error here, not when the message is sent.
     """
     context = json.loads(json.dumps(context, default=_text))
     if kind not in LETTERS:
@@ -78,11 +78,11 @@ def queue(session: Session, kind: str, to: str, user_id: uuid.UUID | None = None
 def _text(value: object) -> str:
     if isinstance(value, date | time | uuid.UUID | Decimal):  # a datetime is a date
         return str(value)
-    raise TypeError(f"The context of an email cannot hold a {type(value).__name__}")
+    raise TypeError(f"The context of an email cannot contain a {type(value).__name__}")
 
 
 def send(session: Session, _by: object, new: EmailCreate) -> None:
-    """Queue a message that a superuser wrote."""
+    """Queue a message from a superuser."""
     queue(session, "message", new.email, subject=new.subject, text=new.text)
 
 
@@ -96,7 +96,7 @@ def page(session: Session, _by: object, wanted: EmailPage, after: Position | Non
 
 
 def _note(session: Session, job: Job, *, email_id: uuid.UUID) -> None:
-    """What became of its job, as superusers see it."""
+    """Copy the outcome of its job to the message, for superusers."""
     status = {"done": "sent", "dead": "dead"}.get(job.status, "queued")
     values = job.model_dump(include={"attempts", "last_error", "due_at"})
     sent_at = job.updated_at if status == "sent" else None
@@ -106,8 +106,11 @@ def _note(session: Session, job: Job, *, email_id: uuid.UUID) -> None:
 
 @jobs.job(name="send_email", tries=TRIES, when=lambda context: context.mail is not None, after=_note)
 async def deliver(context: Context, *, email_id: uuid.UUID) -> None:
-    """Send a message: again only where a worker ended between the server's acceptance and its own note of it, or lost
-    the database then. The second one has the same Message-ID. In all, it is tried for 10 hours."""
+    """Send a message (at-least-once delivery), with retries for 10 hours.
+
+    It is sent twice only if the worker ends, or loses the database, after the server has accepted it and before this is
+    stored. The second message has the same Message-ID.
+    """
     secret = ""
     try:
         found = await context.db.write(_letter, email_id, context.settings)
@@ -119,7 +122,7 @@ async def deliver(context: Context, *, email_id: uuid.UUID) -> None:
         await context.mail.send(mail.compose(email.kind, content, by, email.email, key=email.id, date=email.created_at))
     except Exception as error:
         text = f"{type(error).__name__} {error}"
-        if secret:  # which a server may quote with what it refuses
+        if secret:  # a server may quote it in a refusal
             text = text.replace(secret, "...")
         failure = jobs.GiveUp if isinstance(error, mail.Rejected | mail.Malformed) else jobs.Failed
         raise failure(text) from error

@@ -1,4 +1,4 @@
-"""Jobs, as the product queues them and as superusers look after them."""
+"""Jobs: the context for the jobs of the product, and their management by superusers."""
 
 import uuid
 from collections.abc import Callable
@@ -23,17 +23,17 @@ from app.core.paging import Page, Position, Slice
 
 class JobRunning(Conflict):
     code = "job_running"
-    detail = "A worker runs this job: wait until it has ended"
+    detail = "A worker is running this job. Wait until it has ended."
 
 
 class JobNotDead(Conflict):
     code = "job_not_dead"
-    detail = "Only a job that is dead, or waits for another try, can be run again"
+    detail = "Only a job that is dead or waits for a retry can be run again"
 
 
 @dataclass(frozen=True)
 class Context(jobs.Context):
-    """What a coroutine is given to work with; no mail where mail is not sent."""
+    """The services that a coroutine can use. `mail` is None if mail is not sent."""
 
     settings: Settings
     mail: mail.Transport | None
@@ -41,12 +41,12 @@ class Context(jobs.Context):
 
 class JobPage(Page):
     sort: Literal["created_at", "-created_at"] = "-created_at"
-    status: Annotated[Status, Field(description="Only what is waiting, queued, running, done or dead")] | None = None
-    name: Annotated[Line, Field(max_length=64, description="Only jobs of this name")] | None = None
+    status: Annotated[Status, Field(description="Only jobs with this status")] | None = None
+    name: Annotated[Line, Field(max_length=64, description="Only jobs with this name")] | None = None
 
 
 Check = Callable[[Session, Job], None]
-"""Refuses a change of a job in this state, by raising."""
+"""Raises an error to refuse a change of the job in this state."""
 
 
 def page(session: Session, _by: object, wanted: JobPage, after: Position | None = None) -> Slice[JobPublic]:
@@ -66,7 +66,7 @@ def get(session: Session, _by: object, job_id: uuid.UUID) -> JobPublic:
 
 
 def view(_session: Session, job: Job) -> JobPublic:
-    """A job as superusers see it."""
+    """A job, as shown to superusers."""
     return _hide(JobPublic.model_validate(job.model_dump()))
 
 
@@ -78,7 +78,7 @@ def _hide(shown: JobPublic) -> JobPublic:
 
 
 def retry(session: Session, _by: object, job_id: uuid.UUID, check: Check) -> JobPublic:
-    """Run a job again that is dead, as if it had never been tried; one that waits for another try, at once."""
+    """Run a dead job again, with its attempts reset; run a job that waits for a retry at once."""
     job = _get(session, job_id, check)
     if job.status != "dead" and not (job.status == "waiting" and job.attempts):
         raise JobNotDead
@@ -90,7 +90,7 @@ def retry(session: Session, _by: object, job_id: uuid.UUID, check: Check) -> Job
 
 
 def delete(session: Session, _by: object, job_id: uuid.UUID, check: Check) -> None:
-    """Forget a job; of a schedule, this one occurrence."""
+    """Delete a job. Of a schedule, only this occurrence."""
     job = _get(session, job_id, check)
     if job.status == "running":
         raise JobRunning

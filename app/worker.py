@@ -1,4 +1,4 @@
-"""The worker of jobs: inside the service, or apart from it as `python -m app.worker`."""
+"""The worker of jobs: inside the service, or as a separate process with `python -m app.worker`."""
 
 import asyncio
 import logging
@@ -17,16 +17,16 @@ from app.jobs import Context
 
 logger = logging.getLogger(__name__)
 
-for _module in pkgutil.iter_modules(app.__path__):  # a job may be in any of them, and is known once it is imported
+for _module in pkgutil.iter_modules(app.__path__):  # any module may define jobs, which are registered on import
     if _module.name not in ("main", "worker"):
         import_module(f"app.{_module.name}")
 
 
 @asynccontextmanager
 async def working(db: Database, settings: Settings) -> AsyncIterator[Worker | None]:
-    """Run jobs meanwhile, if this process is to run them, and finish what was begun."""
+    """Run jobs during the block, if this process has a worker. At the end, finish the running ones."""
     if settings.mail_url is None:
-        logger.warning("MAIL_URL is not set: mail is queued, and not sent")
+        logger.warning("MAIL_URL is not set: mail is queued but not sent")
     if not settings.worker_enabled:
         logger.info("WORKER_ENABLED is off: jobs wait for `python -m app.worker`")
         yield None

@@ -396,13 +396,13 @@ def statements(service: Service) -> Iterator[list[str]]:
 
 
 def any_due(session: Session) -> bool:
-    """Whether a message is to be sent, or any job's time has come."""
+    """Whether a message is queued, or any job is due."""
     ready, due_at = next_due(session, ["send_email"])
     return ready or (due_at is not None and due_at <= now())
 
 
 def run_job(service: Service, job: Callable[..., Any], **arguments: object) -> None:
-    """Run a coroutine that is a job, as a worker of this service would."""
+    """Run the coroutine of a job, like a worker of this service."""
     service.run(job(jobs.Context(service.database, service.settings, None), **arguments))
 
 

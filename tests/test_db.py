@@ -170,7 +170,7 @@ def test_a_unit_that_the_database_rolled_back_is_run_three_times_at_most(
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_broken_constraint_of_a_known_name_is_what_its_domain_says(service: Service) -> None:
+def test_a_violated_constraint_raises_the_error_of_its_domain(service: Service) -> None:
     with pytest.raises(EmailTaken):
         service.write(add, "ada")
 
@@ -558,9 +558,7 @@ def test_of_two_superusers_who_demote_each_other_one_remains(pair: Pair) -> None
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_outlives_a_server_that_is_killed(
-    migrated_url: str, backend: str, tmp_path: Path
-) -> None:
+def test_committed_changes_survive_a_killed_server(migrated_url: str, backend: str, tmp_path: Path) -> None:
     ada = elsewhere(migrated_url, add, "ada")
     acknowledged: list[str] = []
 

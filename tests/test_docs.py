@@ -270,7 +270,7 @@ def test_an_operation_tells_its_errors_in_a_line_each(docs: Service, visit: Visi
     assert block.locator("tr.response[data-code='201'] .highlight-code").is_visible()
 
 
-def test_who_authorizes_is_told_how_and_stays_so_on_this_page_only(docs: Service, visit: Visit) -> None:
+def test_authorize_explains_itself_and_survives_a_reload(docs: Service, visit: Visit) -> None:
     email = add_user(docs, "grace").email
     visit.page.goto(f"{docs.url}/docs")
     dialog = visit.log_in(email, "not the one")

@@ -184,7 +184,7 @@ def test_an_entity_grows_by_the_recipes(copy: Path, postgresql_url: str | None) 
     assert " passed" in out
 
 
-def test_what_is_quoted_is_what_the_file_says() -> None:
+def test_quotes_are_identical_to_their_files() -> None:
     for block in blocks("docs/recipes.md"):
         if path := source_of(block):
             source, parts = path.read_text(), re.split(r"\n\n+|\n    \.\.\.\n", block.source.rstrip())

@@ -321,7 +321,7 @@ def test_a_body_may_be_as_large_as_the_limit(client: httpx2.Client, service: Ser
         ("statement", "sqlalchemy.exc.(OperationalError|ProgrammingError)"),
     ],
 )
-def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_client(
+def test_an_unexpected_exception_is_logged_and_not_shown_to_the_client(
     client: httpx2.Client, log: io.StringIO, fault: str, exception: str
 ) -> None:
     answer = client.get(f"/faults/{fault}", headers={"Origin": ORIGIN})

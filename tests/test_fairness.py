@@ -105,7 +105,7 @@ def test_more_than_may_wait_are_refused_at_once_and_others_are_not() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_turn_is_lost_or_given_twice_whoever_gives_up_and_when(seed: int) -> None:
+def test_no_turn_is_lost_or_granted_twice_if_waiters_give_up(seed: int) -> None:
     async def scene() -> None:
         chance, running = random.Random(seed), dict.fromkeys("abc", 0)
         queue = FairQueue(4, each=2, patience=0.005)

@@ -336,7 +336,7 @@ def test_on_an_older_schema_the_answer_is_to_run_prestart(serve: Serve, missing:
 
 
 @pytest.mark.parametrize("missing", ["ALTER TABLE emails DROP COLUMN last_error", "ALTER TABLE emails RENAME TO old"])
-def test_on_the_right_schema_a_statement_that_names_what_is_not_there_is_a_defect(serve: Serve, missing: str) -> None:
+def test_on_the_current_schema_an_unknown_table_or_column_is_a_defect(serve: Serve, missing: str) -> None:
     service = serve()
     service.write(execute, missing)
     stream = io.StringIO()

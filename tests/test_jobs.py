@@ -1,4 +1,4 @@
-"""The engine of jobs, in one process: what is run, how often, when, and what becomes of it."""
+"""The engine of jobs, in one process: order, retries, schedules and outcomes."""
 
 import asyncio
 import time
@@ -175,7 +175,7 @@ def test_a_job_whose_workers_all_died_is_dead_after_its_tries(service: Service) 
     drain(service)
     job = only(service)
     assert (job.status, job.attempts) == ("dead", 3)
-    assert job.last_error == "Its worker did not live to finish it"
+    assert job.last_error == "Its worker ended before the job did"
     assert service.read(marks) == []
 
 

@@ -1,4 +1,4 @@
-"""Workers as real processes: killed, stopped, and many at once. No job is lost, and no unit is done twice."""
+"""Workers as real processes: killed, stopped, concurrent. No job is lost, and no unit takes effect twice."""
 
 import re
 import signal

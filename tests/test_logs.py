@@ -120,9 +120,7 @@ def test_nothing_that_a_client_writes_gets_into_the_log(client: httpx2.Client, l
 
 
 @on_one_database
-def test_what_a_proxy_passes_on_as_an_address_is_logged_only_if_it_is_one(
-    client: httpx2.Client, log: io.StringIO
-) -> None:
+def test_a_forwarded_address_is_logged_only_if_it_is_valid(client: httpx2.Client, log: io.StringIO) -> None:
     form = {"username": "ada@example.com", "password": "not the one"}
     for address in ("FAKE ada@example.com", "fe80::1%FAKE", "192.0.2.1"):
         client.post("/api/v1/auth/login", data=form, headers={"X-Forwarded-For": address})
@@ -144,7 +142,7 @@ def test_a_line_stays_one_line(formatter: type[JsonFormatter | LineFormatter], t
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter, LineFormatter])
-def test_what_an_exception_says_is_logged_only_where_it_may_be(formatter: type[JsonFormatter | LineFormatter]) -> None:
+def test_texts_of_exceptions_are_logged_only_in_development(formatter: type[JsonFormatter | LineFormatter]) -> None:
     def fail() -> None:
         try:
             raise KeyError("hunter2")

@@ -348,7 +348,7 @@ def test_a_server_is_waited_for_as_long_as_the_url_says(smtp: SmtpServer, monkey
 
 
 @pytest.mark.timeout(10)
-def test_what_was_accepted_is_sent_however_the_server_takes_its_leave(smtp: SmtpServer) -> None:
+def test_an_accepted_message_counts_as_sent_even_if_the_connection_ends_badly(smtp: SmtpServer) -> None:
     smtp.replies["QUIT"] = hang
     send(smtp.url)
     assert len(smtp.letters) == 1

@@ -229,7 +229,7 @@ def as_json(**body: str) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.slow
 @on_sqlite
-def test_who_signs_up_writes_to_one_address_or_to_none(sending: Service, smtp: SmtpServer) -> None:
+def test_a_sign_up_sends_mail_to_at_most_one_address(sending: Service, smtp: SmtpServer) -> None:
     accepted = []
     with client_at(sending.url) as client:
         addresses = [ENCODED_BCC, ENCODED_BODY, *NAUGHTY, *(f"a@{x}" for x in NAUGHTY)]
@@ -417,7 +417,7 @@ FORGED: dict[str, Callable[[mail.Message], object]] = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
-def test_a_message_that_is_not_what_was_meant_is_not_sent(
+def test_a_message_that_differs_from_the_intended_one_is_not_sent(
     smtp: SmtpServer, tmp_path: Path, forge: Callable[[mail.Message], object]
 ) -> None:
     message = compose()

@@ -1,4 +1,4 @@
-"""Mail as a job: what becomes of a message whose server, database or worker fails."""
+"""Mail as a job: delivery of messages when the server, the database or the worker fails."""
 
 import asyncio
 import io
@@ -464,7 +464,7 @@ def held(migrated_url: str, smtp: SmtpServer, output: Path, *, by: str) -> Itera
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["service", "worker"])
-def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
+def test_a_stopping_worker_releases_slow_jobs_to_another(
     migrated_url: str, smtp: SmtpServer, serve: Serve, tmp_path: Path, by: str
 ) -> None:
     smtp.replies["DATA"] = hang
@@ -484,7 +484,7 @@ def test_who_is_told_to_stop_lets_another_have_what_takes_too_long(
 @pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("by", ["service", "worker"])
-def test_who_is_told_to_stop_finishes_what_it_has_begun(
+def test_a_stopping_worker_finishes_its_running_jobs(
     migrated_url: str, smtp: SmtpServer, tmp_path: Path, by: str
 ) -> None:
     released = threading.Event()
@@ -506,7 +506,7 @@ def test_a_worker_without_a_server_to_send_by_says_so_and_leaves_mail_to_others(
 ) -> None:
     elsewhere(migrated_url, queue)
     with sending(migrated_url, tmp_path / "log", ENVIRONMENT="production") as process:
-        until(lambda: "MAIL_URL is not set: mail is queued, and not sent" in process.text)
+        until(lambda: "MAIL_URL is not set: mail is queued but not sent" in process.text)
         until(lambda: elsewhere(migrated_url, planned))
         process.signal(signal.SIGTERM)
         assert process.wait(10) == 0

@@ -265,7 +265,7 @@ def test_a_teams_own_numbers_and_flags_have_one_spelling_too(app: FastAPI) -> No
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.usefixtures("service")
-def test_whatever_validation_raises_is_a_422_and_told_to_the_log(app: FastAPI, log: io.StringIO, failure: str) -> None:
+def test_an_exception_in_validation_is_a_422_and_logged(app: FastAPI, log: io.StringIO, failure: str) -> None:
     vases = {"vases": [{"glaze": failure}]}
     for answer, loc in (
         (post(app, "/shelves/x", vases), ("body",)),
@@ -282,7 +282,7 @@ def test_whatever_validation_raises_is_a_422_and_told_to_the_log(app: FastAPI, l
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_what_a_dependency_or_a_route_raises_itself_stays_a_500(app: FastAPI, failure: str) -> None:
+def test_an_exception_in_a_dependency_or_a_route_is_a_500(app: FastAPI, failure: str) -> None:
     for name in ("cause", "late"):
         answer = call(app, path="/own", query_string=f"{name}={failure}".encode())
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")

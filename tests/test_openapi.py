@@ -341,7 +341,7 @@ def test_what_every_answer_has_is_declared_to_be_there(app: FastAPI, document: J
         assert set(schema["required"]) == set(schema["properties"])
 
 
-def test_what_stays_hidden_is_not_even_mentioned(document: Json) -> None:
+def test_hidden_columns_are_not_in_the_document(document: Json) -> None:
     assert not re.search('"(hashed_password|version)": {', json.dumps(document["components"]))
 
 

@@ -135,7 +135,7 @@ def test_an_ordinary_user_of_that_address_is_not_promoted(migrated_url: str, pre
 
 @pytest.mark.slow
 @on_sqlite
-def test_a_first_superuser_needs_a_good_password_and_in_production_one_at_all(
+def test_a_first_superuser_needs_a_strong_password_which_production_requires(
     empty_url: str, prestart: Prestart
 ) -> None:
     email = "root.of.all@example.com"

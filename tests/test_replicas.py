@@ -190,7 +190,7 @@ def delete(client: httpx2.Client, root: User, ada: User, access: dict[str, str])
     ],
     ids=["logout", "new password", "deactivation", "deletion"],
 )
-def test_what_ends_a_session_at_one_ends_it_at_the_other(
+def test_a_session_ends_on_all_replicas(
     replicas: Replicas, end: Callable[..., httpx2.Response], refusal: tuple[int, str]
 ) -> None:
     a, b = replicas.clients
@@ -214,7 +214,7 @@ def test_attempts_are_counted_together(replicas: Replicas) -> None:
 
 
 @on_sqlite
-def test_attempts_are_remembered_by_who_is_started_anew(replicas: Replicas) -> None:
+def test_attempts_survive_a_restart(replicas: Replicas) -> None:
     ada = replicas.add("ada")
     for _ in range(10):
         assert try_password(replicas.clients[0], ada, "not the one").status_code == 401

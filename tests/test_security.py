@@ -48,7 +48,7 @@ def test_a_token_says_what_was_put_into_it(subject: UUID, algorithm: str, minute
     assert (claims.iss, claims.aud, claims.typ) == ("onefold", "access", "access")
 
 
-def test_a_token_is_good_from_its_start_to_its_end_give_or_take_the_leeway() -> None:
+def test_a_token_is_valid_from_start_to_end_within_the_leeway() -> None:
     with time_machine.travel(START, tick=False) as clock:
         token = encode()
         for moment in (START - LEEWAY, START, START + LIFETIME, START + LIFETIME + LEEWAY - SECOND):
@@ -71,7 +71,7 @@ def test_a_token_for_another_purpose_key_or_algorithm_is_refused() -> None:
         decode(encode(algorithm="HS512", key=KEY * 2), key=KEY * 2)
 
 
-def test_while_keys_are_rotated_what_the_old_one_made_is_good_and_then_no_more() -> None:
+def test_the_previous_key_is_valid_only_during_a_rotation() -> None:
     old, new = "o" * 32, "n" * 32
     token, sealed = encode(key=old), seal("text", "refresh", key=old)
     for keys, is_good in (((new, old), True), ((old,), True), ((new,), False), ((new, KEY), False)):

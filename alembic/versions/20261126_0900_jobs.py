@@ -1,4 +1,4 @@
-"""Jobs, and one for each message that is still to be sent.
+"""Jobs, and one for each queued message.
 
 Revision: 8a3e5f1b6c20, after 5d1b7c0e9a34
 """

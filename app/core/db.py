@@ -243,14 +243,14 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._threads, attempt, time.monotonic() + TIMEOUT)
 
     async def sweep(self, model: type[SQLModel], outdated: ColumnElement[bool]) -> None:
-        """Remove all rows that are out of date: some at a time, so that others come in between."""
+        """Delete all outdated rows, in several units, so that others can run in between."""
         while await self.write(_sweep, model, outdated) == SWEPT:
             pass
 
     async def listen(self, channel: str, heard: Callable[[], object]) -> None:
-        """Call `heard` when PostgreSQL notifies of this channel, and whenever it may have done so unheard.
+        """Call `heard` for notifications of PostgreSQL on this channel, and when one may have been missed.
 
-        Uses a connection of its own, and does not end before it is cancelled. On SQLite there is nothing to hear.
+        Uses a separate connection and runs until it is cancelled. SQLite has no notifications: returns at once.
         """
         if self.dialect == "sqlite":
             return
@@ -265,7 +265,7 @@ class Database:
                 pause = LISTEN_AGAIN[0]
                 await lost.wait()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                pass  # who listens looks for himself from time to time
+                pass  # the listener also polls
             finally:
                 if connection:
                     connection.terminate()

@@ -1,4 +1,4 @@
-"""Idempotency keys: a POST that is sent again is answered again, and done once."""
+"""Idempotency keys: a repeated POST is carried out once and gets the same answer."""
 
 import uuid
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from app.core.errors import AppError
 
 LIFETIME = timedelta(hours=24)
 MOST = 10_000
-"""How many keys a user may use in that time: to forget them earlier would break a promise."""
+"""The maximum number of keys of a user in that time. To delete them earlier would break the contract."""
 
 
 class IdempotencyKeyReused(AppError):
@@ -24,7 +24,7 @@ class IdempotencyKeyReused(AppError):
 
 
 class Answer(SQLModel):
-    """An answer, as it was first given."""
+    """A stored answer."""
 
     status: int
     headers: dict[str, str] = Field(sa_type=JSON)
@@ -43,11 +43,11 @@ class IdempotencyKey(Answer, table=True):
 def once(
     session: Session, user_id: uuid.UUID, key: str, fingerprint: str, answer: Callable[[Session], Answer]
 ) -> Answer:
-    """The answer to a user's request under this key: made now, or as it was made up to LIFETIME ago.
+    """The answer to a user's request with this key: a new one, or the one that was stored at most LIFETIME ago.
 
-    The key is written in the transaction of the work itself: both are there, or neither. Of several at once the
-    others wait for the first. Raises IdempotencyKeyReused when the key belongs to a request of another fingerprint,
-    and QuotaExceeded for a new key of a user who has used MOST.
+    The key is written in the transaction of the work: both are committed, or neither. Concurrent requests wait for the
+    first one. Raises IdempotencyKeyReused if the key belongs to a request with another fingerprint, and QuotaExceeded
+    for a new key of a user who has used MOST.
     """
     this = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     too_old = col(IdempotencyKey.created_at) < now() - LIFETIME

@@ -1,4 +1,4 @@
-"""Jobs: work that is queued in a transaction, and run by a worker once that is committed. A crash loses none."""
+"""Jobs: queued in a transaction (transactional outbox), run by a worker after its commit. No job is lost in a crash."""
 
 import inspect
 import uuid
@@ -14,7 +14,7 @@ from sqlalchemy import JSON, Index, String, UniqueConstraint, and_, bindparam, d
 from sqlalchemy import select as select_columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Field, Session, col
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic requires it before Python 3.12
 from uuid_utils.compat import uuid7
 
 from app.core.db import Database, Record, now
@@ -23,11 +23,11 @@ from app.core.fields import Line
 F = TypeVar("F", bound=Callable[..., Any])
 
 CHANNEL = "onefold_jobs"
-"""What PostgreSQL notifies of: a job was queued."""
+"""The channel on which PostgreSQL notifies workers of queued jobs."""
 LEASE = timedelta(minutes=1)
-"""For how long a worker has a job to itself, unless it extends that."""
+"""How long a worker owns a job, unless it extends the lease."""
 KEPT: dict[str, timedelta] = {"done": timedelta(days=1), "dead": timedelta(days=30)}
-"""How long a job is kept that has ended."""
+"""How long ended jobs are kept."""
 _DUE_AT_ONCE = 100
 _LOCK = 0x6A6F6273  # "jobs", the key of the advisory lock
 
@@ -35,28 +35,28 @@ Status = Literal["waiting", "queued", "running", "done", "dead"]
 
 
 class Failed(Exception):
-    """Raised by a job that cannot be done now: it is tried again. Superusers see the text: no secrets in it."""
+    """Raised by a job for a temporary failure, to be retried. Superusers see the text: it must contain no secrets."""
 
 
 class GiveUp(Failed):
-    """Raised by a job that can never be done: it is dead at once."""
+    """Raised by a job for a permanent failure: it becomes dead without a retry."""
 
 
 class JobPublic(Record):
     name: Line = Field(max_length=64)
     status: Status = Field(default="queued", sa_type=String(7))
-    priority: int = Field(default=0, description="The lower the number, the earlier it is run")
-    attempts: int = Field(default=0, description="How often it was begun")
-    due_at: datetime = Field(default_factory=now, description="When it ends to wait, or the worker's lease ends")
-    occurrence: datetime | None = Field(default=None, description="The time of its schedule for which it is run")
+    priority: int = Field(default=0, description="Lower numbers run first")
+    attempts: int = Field(default=0, description="The number of attempts so far")
+    due_at: datetime = Field(default_factory=now, description="When its wait, or the worker's lease, ends")
+    occurrence: datetime | None = Field(default=None, description="The time in its schedule")
     last_error: Line | None = Field(default=None, max_length=255)
     arguments: dict[str, Any] | None = Field(
-        default_factory=dict, sa_type=JSON, description="Shown where the job says so"
+        default_factory=dict, sa_type=JSON, description="Shown only if the job allows it"
     )
 
 
 class Job(JobPublic, table=True):
-    """A job is `queued` when it may begin: the clock is asked only for those that are `waiting` or `running`."""
+    """A `queued` job may start at any time. Only for `waiting` and `running` jobs the time matters."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -72,7 +72,7 @@ class Job(JobPublic, table=True):
 
 @dataclass(frozen=True)
 class Context:
-    """What a coroutine is given to work with."""
+    """The services that a coroutine can use."""
 
     db: Database
 
@@ -82,26 +82,26 @@ class Definition:
     """A job, with the options that its decorator takes: these have a default; and `name`."""
 
     name: str
-    """How the table knows it: stable, whatever becomes of the function."""
+    """The name in the table. Keep it when the function is renamed or moved."""
     function: Callable[..., Any]
     arguments: TypeAdapter[dict[str, Any]]
     is_unit: bool
     following: Callable[[datetime], datetime] | None
-    """The first time after another at which it is scheduled."""
+    """Returns the next time of its schedule after a given time."""
     tries: int = 8
     backoff: float = 30
-    """Seconds until the second try; each further pause is three times as long."""
+    """Seconds until the first retry. Each further pause is three times as long (exponential backoff)."""
     timeout: float = 60
-    """Seconds that one try may take."""
+    """The maximum seconds of one attempt."""
     limit: int | None = None
-    """How many of them run at a time, in all workers together."""
+    """The maximum number that run at the same time, in all workers together."""
     priority: int = 0
     show_arguments: bool = False
     """Whether superusers see the arguments."""
     when: Callable[[Any], bool] = lambda _context: True
     """Which workers run it, by their context."""
     after: Callable[..., None] | None = None
-    """Called as `after(session, job, **arguments)`, in the transaction that notes what became of it."""
+    """Called as `after(session, job, **arguments)`, in the transaction that stores the outcome."""
 
 
 JOBS: dict[str, Definition] = {}
@@ -114,20 +114,20 @@ def job(function: F, /) -> F: ...
 @overload
 def job(**options: Any) -> Callable[[F], F]: ...
 def job(function: Any = None, /, **options: Any) -> Any:
-    """Make a function a job, which is called with typed keyword arguments.
+    """Turn a function into a job with typed keyword arguments.
 
-    `def resize(session: Session, *, photo_id: UUID)` is a unit of work: what it writes and that it is done are
-    committed together, so it takes effect exactly once. `async def` is given a Context, and is run at least once: again
-    after a crash, so a second run must do no harm.
+    `def resize(session: Session, *, photo_id: UUID)` is a unit of work. Its changes and its status are committed
+    together, so it takes effect exactly once. `async def` receives a Context and runs at least once: it runs again
+    after a crash, so it must be idempotent.
     """
     return _define(function, options) if function else lambda function: _define(function, options)
 
 
 def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: Any) -> Callable[[F], F]:
-    """Make a function a job that is run at whole multiples of an interval since 1970 (UTC)."""
+    """Turn a function into a job that runs at whole multiples of an interval since 1970 (UTC)."""
     interval = timedelta(days=days, hours=hours, minutes=minutes)
     if interval <= timedelta(0):
-        raise ValueError("an interval must be longer than nothing")
+        raise ValueError("an interval must be positive")
     epoch = datetime.fromtimestamp(0, UTC)
     return _scheduled(lambda after: after + interval - (after - epoch) % interval, options)
 
@@ -135,14 +135,14 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: A
 def cron(expression: str, timezone: str = "UTC", **options: Any) -> Callable[[F], F]:
     """Make a function a job that is run at the times of a cron expression (five fields), as Debian's cron does it.
 
-    A time that daylight saving skips is made up for at once, and one that comes twice counts once; `*` counts both.
+    A time that daylight saving skips is run right afterwards. A time that occurs twice runs once; with `*`, twice.
     """
     zone = ZoneInfo(timezone)
 
     def following(after: datetime) -> datetime:
         return next(CronSim(expression, after.astimezone(zone))).astimezone(UTC)
 
-    following(now())  # a wrong expression is refused here
+    following(now())  # an invalid expression is refused here
     return _scheduled(following, options)
 
 
@@ -181,10 +181,10 @@ def queue(
     priority: int | None = None,
     **arguments: Any,
 ) -> uuid.UUID | None:
-    """Have a job run if this transaction is committed: then, or at `run_at`. Answers its id.
+    """Run a job after the commit of this transaction, or at `run_at`. Returns its id.
 
-    While one with the same `key` has not begun, no other is queued, and None is answered. Raises LookupError for a
-    job that is not known, and ValidationError for arguments that are not those of the job.
+    If a job with the same `key` has not started yet, nothing is queued and None is returned. Raises LookupError for an
+    unknown job, and ValidationError for invalid arguments.
     """
     definition = JOBS[_names.get(job, "") if callable(job) else job]
     stored = definition.arguments.dump_python(definition.arguments.validate_python(arguments), mode="json")
@@ -216,7 +216,7 @@ def _dialect(session: Session) -> str:
 
 
 _NOTIFY = func.pg_notify(CHANNEL, "")
-# One statement that notifies too: a request waits for each. All are built once, which takes most of their time.
+# A single statement also notifies, because a request waits for each statement. They are built once, to save time.
 _INSERT = {
     "sqlite": sqlite.insert(Job).on_conflict_do_nothing().returning(col(Job.id)),
     "postgresql": postgresql.insert(Job).on_conflict_do_nothing().returning(col(Job.id), _NOTIFY),
@@ -227,7 +227,7 @@ WAKERS: set[Callable[[], object]] = set()
 
 
 def wake(session: Session) -> None:
-    """Have the workers look for jobs once this transaction is committed."""
+    """Make the workers look for jobs after the commit of this transaction."""
     if _dialect(session) == "postgresql":
         session.execute(select_columns(_NOTIFY))
     _wake_after_commit(session)
@@ -243,12 +243,12 @@ def _wake_after_commit(session: Session) -> None:
 
 
 def plan(session: Session, names: Collection[str], *, after: datetime | None = None) -> None:
-    """Queue the next occurrence of these jobs, where they have a schedule. One that is there already stays."""
+    """Queue the next occurrence of those jobs that have a schedule. An existing one stays."""
     for definition in map(JOBS.__getitem__, names):
         if definition.following:
             occurrence = definition.following(max(after or now(), now()))
             if _insert(session, definition, occurrence, occurrence=occurrence, arguments={}):
-                # If others were planned for later, the schedule was changed since, or the clock.
+                # Occurrences that were planned for later are obsolete: the schedule or the clock has changed.
                 later = and_(col(Job.name) == definition.name, col(Job.occurrence) > occurrence)
                 session.execute(delete(Job).where(later, col(Job.status) == "waiting", col(Job.attempts) == 0))
 
@@ -292,20 +292,20 @@ _CLAIM = (
     .values(status="running", attempts=col(Job.attempts) + 1, due_at=bindparam("until"), key=None)
     .returning(*(getattr(Job, name) for name in Claim._fields))
 )
-# While it is held, nobody else has claimed it: every claim is another attempt.
+# A worker still holds a job if the attempt is the same, because every claim is a new attempt.
 _HELD = update(Job).where(
     col(Job.id) == bindparam("held_id"), col(Job.attempts) == bindparam("attempt"), col(Job.status) == "running"
 )
 
 
 def next_due(session: Session, names: Collection[str]) -> tuple[bool, datetime | None]:
-    """Whether one of these jobs may begin, and when something else is to be done."""
+    """Whether one of these jobs may start, and when to look again."""
     is_ready, *due_at = session.connection().execute(_NEXT_DUE, {"names": list(names)}).one()
     return is_ready, min(filter(None, due_at), default=None)
 
 
 def claim(session: Session, names: Collection[str], most: int) -> Sequence[Claim]:
-    """Up to so many of these jobs, which are to be begun: no other worker gets them before LEASE is over."""
+    """Claim at most `most` of these jobs. No other worker gets them before the lease ends."""
     moment, connection = now(), session.connection()
     connection.execute(_PROMOTE, {"moment": moment})
     found = _first(session, names, most)
@@ -327,8 +327,8 @@ def _first(session: Session, names: Collection[str], most: int) -> Sequence[Any]
 
 
 def _within_limits(session: Session, names: Collection[str], most: int) -> Sequence[Any]:
-    """The first jobs of those names of which fewer are running than may be."""
-    if _dialect(session) == "postgresql":  # SQLite has one writer
+    """The first jobs whose names are below their `limit` of running jobs."""
+    if _dialect(session) == "postgresql":  # SQLite has a single writer
         session.execute(select_columns(func.pg_advisory_xact_lock(_LOCK)))
     room = {name: JOBS[name].limit or most for name in names}
     running = select_columns(col(Job.name), func.count()).where(col(Job.status) == "running", col(Job.name).in_(room))
@@ -343,7 +343,7 @@ def _within_limits(session: Session, names: Collection[str], most: int) -> Seque
 
 
 def settle(session: Session, claimed: Claim, /, status: Status, **values: Any) -> bool:
-    """Note what became of a job, unless another worker has it by now."""
+    """Store the outcome of a job, unless another worker has claimed it meanwhile."""
     change = _HELD.values(status=status, **values)
     if JOBS[claimed.name].after is None:
         return session.connection().execute(change, _held(claimed)).rowcount == 1
@@ -354,7 +354,7 @@ def settle(session: Session, claimed: Claim, /, status: Status, **values: Any) -
 
 
 def extend(session: Session, claimed: Collection[Claim]) -> None:
-    """Have these for another LEASE."""
+    """Extend the leases of these jobs."""
     for each in claimed:
         session.connection().execute(_HELD.values(due_at=now() + LEASE), _held(each))
 
@@ -364,12 +364,12 @@ def _held(claimed: Claim) -> dict[str, Any]:
 
 
 def follow_up(session: Session, job: Job) -> None:
-    """Call what a job's definition says is to be called after a change of its status."""
+    """Call the `after` function of a job after a change of its status."""
     definition = JOBS.get(job.name)
     if definition and definition.after:
         try:
             arguments = definition.arguments.validate_python(job.arguments)
-        except ValidationError:  # of another release
+        except ValidationError:  # the job is from another release
             return
         definition.after(session, job, **arguments)
 
@@ -383,7 +383,7 @@ class Depth(NamedTuple):
 
 
 def depth(session: Session) -> list[Depth]:
-    """How many jobs there are of each name that are not done, and since when: for metrics."""
+    """The number of unfinished jobs by name and status, and the age of the oldest one: for metrics."""
     groups = select_columns(col(Job.name), col(Job.status), func.count(), func.min(Job.due_at))
     rows = session.execute(groups.where(col(Job.status) != "done").group_by(col(Job.name), col(Job.status)))
     return [Depth(*row) for row in rows]

@@ -18,17 +18,17 @@ from app.core.jobs import CHANNEL, JOBS, Claim, Context, Definition, Failed, Giv
 logger = logging.getLogger(__name__)
 
 SLOTS = 4
-"""How many jobs one worker runs at a time: fewer than a process has connections."""
+"""The maximum number of jobs that one worker runs at the same time: fewer than a process has connections."""
 POLL = 6.0
-"""Seconds between two looks at the queue when nothing tells of a job: another process, on SQLite."""
+"""Seconds between two polls of the queue, for jobs without a notification: from another process, on SQLite."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""The same while the database is away."""
+"""The same while the database is unavailable (backoff)."""
 PLANNED_FOR = 3600.0
-"""Seconds after which the schedules are looked at again, in case somebody has changed the clock or deleted a row."""
+"""Seconds after which the schedules are checked again, in case the clock was changed or a row was deleted."""
 GATHER = 0.005
-"""Seconds for which a worker with a long queue lets jobs end, to begin as many at once: a quarter less work."""
+"""Seconds that a worker with a long queue waits to claim several jobs at once, which saves a quarter of the work."""
 GRACE = 5.0
-"""Seconds for which a worker that is stopped finishes what it has begun."""
+"""Seconds in which a stopped worker finishes its running jobs."""
 
 
 class Worker:
@@ -46,7 +46,7 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Returns once it was stopped, and has finished or released what it held."""
+        """Run until it is stopped, and its jobs are finished or released."""
         wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._wake.set)
         jobs.WAKERS.add(wake)
         helpers = [asyncio.create_task(self._db.listen(CHANNEL, wake)), asyncio.create_task(self._keep_leases())]
@@ -56,7 +56,7 @@ class Worker:
             self._wake.clear()
             try:
                 pause, trouble = await self._begin(), FIRST_PAUSE
-            except Exception as error:  # noqa: BLE001  # whatever it is, work must go on when it is over
+            except Exception as error:  # noqa: BLE001  # the worker must survive any failure
                 logger.warning("the queue cannot be read: %s", type(error).__name__)
                 pause, trouble = trouble, min(2 * trouble, LONGEST_PAUSE)
             with suppress(TimeoutError):
@@ -71,7 +71,7 @@ class Worker:
         await asyncio.gather(*self._running, *helpers, return_exceptions=True)
 
     async def _begin(self) -> float:
-        """Begin what there is to do, as far as slots are free. Answers how long to wait for more (seconds)."""
+        """Start due jobs in the free slots. Returns the seconds to wait before the next call."""
         if time.monotonic() >= self._plan_at:
             await self._db.write(jobs.plan, self._names)
             self._plan_at = time.monotonic() + PLANNED_FOR
@@ -79,7 +79,7 @@ class Worker:
             await asyncio.sleep(GATHER)
         room = self._slots - len(self._running)
         if not room:
-            return POLL  # or until one of them ends
+            return POLL  # or until a job ends
         if not self._more:
             ready, due_at = await self._db.read(jobs.next_due, self._names)
             pause = min((due_at - now()).total_seconds(), POLL) if due_at else POLL
@@ -97,7 +97,7 @@ class Worker:
         del self._running[task]
         self._wake.set()
         if not task.cancelled() and (error := task.exception()):
-            logger.warning("the outcome of a job was not noted", exc_info=error)
+            logger.warning("the outcome of a job was not stored", exc_info=error)
 
     async def _run(self, claimed: Claim) -> None:
         definition = JOBS[claimed.name]
@@ -106,7 +106,7 @@ class Worker:
         about = {"name": claimed.name, "job_id": claimed.id, "attempt": claimed.attempts}
         try:
             if claimed.attempts > definition.tries:
-                raise GiveUp("Its worker did not live to finish it")
+                raise GiveUp("Its worker ended before the job did")
             arguments = definition.arguments.validate_python(claimed.arguments)
             async with asyncio.timeout(definition.timeout):
                 if definition.is_unit:
@@ -114,7 +114,7 @@ class Worker:
                         return  # another worker has it
                 else:
                     await definition.function(self._context, **arguments)
-        except (Exception, asyncio.CancelledError) as error:  # one job that fails must not hold up the others
+        except (Exception, asyncio.CancelledError) as error:  # a failed job must not block others
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 await self._db.write(jobs.settle, claimed, status="queued", attempts=claimed.attempts - 1, due_at=now())
                 raise
@@ -127,7 +127,7 @@ class Worker:
             logger.info("job done", extra={"data": about})
 
     async def _note(self, claimed: Claim, **values: Any) -> None:
-        """Note what became of a job, though the database may be away for a while: it would be run again."""
+        """Store the outcome of a job, even if the database is unavailable for a while. Otherwise it would run again."""
         for _ in range(math.ceil(jobs.LEASE.total_seconds())):
             with suppress(Unavailable):
                 await self._db.write(jobs.settle, claimed, **values)
@@ -140,19 +140,19 @@ class Worker:
             try:
                 if self._running:
                     await self._db.write(jobs.extend, list(self._running.values()))
-            except Exception as error:  # noqa: BLE001  # the next time may do
+            except Exception as error:  # noqa: BLE001  # the next attempt may work
                 logger.warning("leases were not extended: %s", type(error).__name__)
 
 
 def _unit(session: Session, claimed: Claim, definition: Definition, arguments: dict[str, Any]) -> bool:
-    is_mine = jobs.settle(session, claimed, "done", last_error=None)  # first, because that locks it
+    is_mine = jobs.settle(session, claimed, "done", last_error=None)  # first, because this locks the job
     if is_mine:
         definition.function(session, **arguments)
     return is_mine
 
 
 def _failure(claimed: Claim, definition: Definition, error: BaseException) -> dict[str, Any]:
-    """What is noted of a job that failed: each pause is three times as long as the one before, up to a day."""
+    """The new values of a failed job. Each pause is three times as long as the one before, at most a day (backoff)."""
     wait = definition.backoff * 3 ** min(claimed.attempts - 1, 10) * random.uniform(1, 1.2)  # noqa: S311  # jitter
     text = str(error) if isinstance(error, Failed) else type(error).__name__
     return {

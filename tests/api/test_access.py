@@ -40,10 +40,10 @@ FILES = {"/docs/assets": "/docs/assets/swagger-ui.css", "/favicon.ico": "/favico
 """What is a file, which a browser may keep, and the path to ask for it."""
 PREFIX = "/api/v1/"
 
-REMEDY = """Who may call these routes? Only you know: add a row for each to ACCESS in the file named below.
-A row is what each caller is answered: nobody, an inactive user, another user, the owner, a superuser.
-The rows below are guesses. REQUESTS of the same file has what to send, and `stage(session, owner)` makes what the
-owner has and answers the values of path parameters.
+REMEDY = """Who may call these routes? Add a row for each to ACCESS in the file below.
+A row has the status for each caller: nobody, an inactive user, another user, the owner, a superuser.
+The rows below are guesses. REQUESTS of the same file has the arguments of the requests. `stage(session, owner)` adds
+the rows that they need and returns the values of path parameters.
 """
 
 

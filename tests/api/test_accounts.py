@@ -140,7 +140,7 @@ def test_who_signs_up_verifies_the_address_by_a_link(
 
 
 @each_link
-def test_whether_an_address_is_known_is_not_told(
+def test_known_and_unknown_addresses_get_the_same_answer(
     client: httpx2.Client,
     client_of: Clients,
     service: Service,
@@ -285,7 +285,7 @@ def test_of_two_changes_of_address_the_later_counts(
     assert stored(service, ada).email == "newer@example.com"
 
 
-def test_who_verifies_the_present_address_still_changes_to_the_next(
+def test_verifying_the_current_address_keeps_a_pending_change(
     client: httpx2.Client, client_of: Clients, service: Service, ada: User, mailbox: Mailbox
 ) -> None:
     change(client_of(ada), email=AT_NEW)
@@ -334,7 +334,7 @@ def test_who_replaced_a_password_has_verified_the_address_and_is_told(
     assert stored(service, ada).email_verified_at == verified_at
 
 
-def test_who_guessed_in_vain_can_log_in_with_a_replaced_password(
+def test_after_a_password_reset_earlier_failed_attempts_do_not_count(
     client: httpx2.Client, service: Service, ada: User, mailbox: Mailbox
 ) -> None:
     spend(service, 90, "login", account=ada.email, address="10.0.0.{}")
@@ -574,7 +574,7 @@ def test_where_verification_is_required_a_change_of_address_does_not_tell_who_is
     assert mailbox.subjects(ada.email) == [IS_ABOUT_TO_CHANGE] * 2
 
 
-def test_of_several_who_sign_up_with_an_address_its_owner_alone_gets_in(strict: Service) -> None:
+def test_if_several_sign_up_with_an_address_only_its_owner_gets_access(strict: Service) -> None:
     mailbox, theirs, mine = Mailbox(strict), "the thief's password", "the owner's password"
     with client_at(strict.url) as client:
         for password in (theirs, mine, theirs):
@@ -608,7 +608,7 @@ def test_a_stranger_who_signs_up_changes_no_account_that_exists(strict: Service)
 
 
 @pytest.mark.parametrize("by", ["verifying", "a superuser's word", "a superuser's password"])
-def test_what_was_a_claim_to_an_address_is_an_account_after(strict: Service, by: str) -> None:
+def test_a_claim_to_an_address_becomes_an_account(strict: Service, by: str) -> None:
     root, mailbox, email = add_user(strict, "root", is_superuser=True), Mailbox(strict), "carol@example.com"
     set_verified(strict, root)
     with client_at(strict.url) as client, client_at(strict.url, root) as roots:
@@ -713,7 +713,7 @@ def test_where_signing_up_sends_mail_to_others_it_does_so_ten_times(strict: Serv
     assert mailbox.subjects(ada.email) == [HAS_AN_ACCOUNT] * 10
 
 
-def test_elsewhere_signing_up_with_a_known_address_is_refused(
+def test_without_required_verification_a_sign_up_with_a_known_address_is_refused(
     client: httpx2.Client, ada: User, mailbox: Mailbox
 ) -> None:
     assert outcome(sign_up(client, ada.email)) == EMAIL_KNOWN

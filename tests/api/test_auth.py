@@ -477,7 +477,7 @@ def room_for_three(service: Service) -> Iterator[None]:
     service.app.state.passwords = usual
 
 
-def test_who_was_turned_away_has_tried_nothing(
+def test_a_request_that_was_turned_away_is_not_an_attempt(
     client: httpx2.Client, client_of: Clients, service: Service, ada: User
 ) -> None:
     def change() -> httpx2.Response:

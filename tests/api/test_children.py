@@ -125,7 +125,7 @@ def test_of_several_who_change_its_children_at_once_one_wins(client_of: Clients,
     assert len(mine.get(url).json()["lamps"]) == 3
 
 
-def test_what_goes_takes_its_children_and_leaves_what_is_shared(
+def test_deletion_includes_children_but_not_shared_rows(
     client_of: Clients, client: httpx2.Client, ada: User, url: str, hazard: str
 ) -> None:
     assert client_of(ada).put(f"{url}/hazards/{hazard.rpartition('/')[2]}").status_code == 200
@@ -144,7 +144,7 @@ def test_children_take_one_statement_however_many_they_are(client: httpx2.Client
     ]
 
 
-def test_what_was_not_loaded_says_what_to_do(service: Service, url: str) -> None:
+def test_the_error_for_an_unloaded_relationship_says_what_to_do(service: Service, url: str) -> None:
     lighthouse = service.read(lambda session: session.exec(select(Lighthouse)).one())
     for use in (
         lambda: lighthouse.lamps,

@@ -46,7 +46,7 @@ def test_every_answer_of_one_resource_carries_its_version(client_of: Clients, ad
         ('""', 200),
     ],
 )
-def test_what_the_client_has_is_not_sent_again(
+def test_a_state_that_the_client_has_is_not_sent_again(
     client_of: Clients, ada: User, sighting: Sighting, tags: str, status: int
 ) -> None:
     answer = client_of(ada).get(f"/api/v1/sightings/{sighting.id}", headers={"If-None-Match": tags})
@@ -160,8 +160,6 @@ def test_a_patch_is_a_json_merge_patch(client_of: Clients, service: Service, ada
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html", "application/json;q=0.1, */*;q=0", ""])
-def test_no_client_is_refused_for_what_it_accepts(
-    client_of: Clients, ada: User, sighting: Sighting, accept: str
-) -> None:
+def test_no_accept_header_is_refused(client_of: Clients, ada: User, sighting: Sighting, accept: str) -> None:
     answer = client_of(ada).get(f"/api/v1/sightings/{sighting.id}", headers={"Accept": accept})
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")

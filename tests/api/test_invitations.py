@@ -107,7 +107,7 @@ def test_an_invitation_is_not_sent_once_there_is_a_password(client_of: Clients, 
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["nobody", "an ordinary user"])
-def test_nobody_else_can_say_it(
+def test_only_superusers_may_set_privileges_of_new_users(
     client: httpx2.Client, client_of: Clients, service: Service, ada: User, is_known: bool
 ) -> None:
     def refused(**body: object) -> list[tuple[list[str], str]]:

@@ -232,7 +232,7 @@ def test_a_route_sends_as_many_statements_as_are_written_down(
     assert_sends(service, client_of(ada), STATEMENTS[route], path, **REQUESTS.get(route, {}))
 
 
-def test_users_have_as_many_items_as_is_set(serve: Callable[..., Service]) -> None:
+def test_the_number_of_items_of_a_user_is_limited(serve: Callable[..., Service]) -> None:
     service = serve(max_rows_per_user=2)
     bob = add_user(service, "bob")
     for user in (add_user(service, "ada"), add_user(service, "root", is_superuser=True)):

@@ -1,4 +1,4 @@
-"""Jobs, as superusers look after them."""
+"""Jobs: monitoring and retries by superusers."""
 
 import uuid
 from collections.abc import Callable, Sequence

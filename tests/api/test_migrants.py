@@ -68,7 +68,7 @@ def stored(service: Service, user: User) -> str:
 
 
 @each_kind
-def test_a_hash_from_elsewhere_is_good_for_a_login_which_replaces_it(
+def test_an_imported_hash_is_valid_for_one_login_which_replaces_it(
     migrating: Service, make: Callable[[str], str]
 ) -> None:
     ada, hashed = add_user(migrating, "ada"), make(PASSWORD)
@@ -84,9 +84,7 @@ def test_a_hash_from_elsewhere_is_good_for_a_login_which_replaces_it(
         assert stored(migrating, ada) == new
 
 
-def test_where_no_kind_is_named_no_hash_from_elsewhere_is_good(
-    client: httpx2.Client, service: Service, ada: User
-) -> None:
+def test_without_the_settings_no_imported_hash_is_valid(client: httpx2.Client, service: Service, ada: User) -> None:
     for hashed in (blowfish(PASSWORD), django(PASSWORD)):
         set_hash(service, ada, hashed)
         assert outcome(log_in(client, ada.email)) == INCORRECT_LOGIN
@@ -94,7 +92,7 @@ def test_where_no_kind_is_named_no_hash_from_elsewhere_is_good(
 
 @on_sqlite
 @each_kind
-def test_a_password_that_elsewhere_was_hashed_as_it_was_typed_is_right(
+def test_an_imported_hash_of_a_password_that_was_not_normalised_matches(
     migrating: Service, make: Callable[[str], str]
 ) -> None:
     ada = add_user(migrating, "ada")
@@ -105,7 +103,7 @@ def test_a_password_that_elsewhere_was_hashed_as_it_was_typed_is_right(
 
 
 @on_sqlite
-def test_what_bcrypt_left_out_of_a_password_counts_from_the_first_login_on(migrating: Service) -> None:
+def test_characters_that_bcrypt_ignored_count_after_the_first_login(migrating: Service) -> None:
     ada, password = add_user(migrating, "ada"), "zq" * 35 + "zü" + "the rest"  # ü takes bytes 72 and 73
     set_hash(migrating, ada, blowfish(password))
     with client_at(migrating.url) as client:

@@ -36,7 +36,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def add_many(session: Session, owner: User, many: int, *, after: int = 0) -> None:
-    """So many more sightings of a user, by one statement; their ids count on from `after`."""
+    """Add a number of sightings of a user with one statement. Their ids continue from `after`."""
     one = sightings.create(session, owner, SightingCreate(title="one"))
     names = ", ".join(name for name in sorted(one.model_dump()) if name != "id")
     key = "printf('%032x', n)"

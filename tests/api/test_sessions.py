@@ -374,9 +374,7 @@ def test_sessions_are_listed_the_last_one_used_first(client: httpx2.Client, bob:
     ],
     ids=["none", "long", "controls", "Latin"],
 )
-def test_a_device_is_what_calls_itself_so_on_one_short_line(
-    client: httpx2.Client, ada: User, sent: bytes, told: str
-) -> None:
+def test_a_device_is_the_user_agent_on_one_short_line(client: httpx2.Client, ada: User, sent: bytes, told: str) -> None:
     tokens = log_in(client, ada, sent)
     (device,) = [each["device"] for each in client.get(SESSIONS, headers=bearer(tokens)).json() if each["current"]]
     assert device == told
@@ -410,7 +408,7 @@ def test_a_session_is_ended_by_its_id(client: httpx2.Client, client_of: Clients,
     assert_good(client, kept)
 
 
-def test_sessions_of_others_cannot_be_told_from_none(
+def test_sessions_of_others_look_like_absent_ones(
     client: httpx2.Client, client_of: Clients, ada: User, bob: User, root: User
 ) -> None:
     his = log_in(client, bob)
@@ -477,7 +475,7 @@ def test_a_new_password_ends_all_sessions_but_the_one_that_set_it(client: httpx2
     assert_good(client, his)
 
 
-def test_what_changes_no_password_ends_no_session(
+def test_other_changes_than_the_password_end_no_session(
     client: httpx2.Client, client_of: Clients, root: User, ada: User
 ) -> None:
     tokens = log_in(client, ada)
@@ -557,14 +555,14 @@ def test_a_user_who_is_activated_again_has_to_log_in(
     assert_good(client, log_in(client, ada))
 
 
-def test_who_deletes_themselves_has_no_session_left(client: httpx2.Client, ada: User) -> None:
+def test_deleting_an_account_ends_its_sessions(client: httpx2.Client, ada: User) -> None:
     this, other = log_in(client, ada), log_in(client, ada)
     assert client.delete(ME, headers=bearer(this)).status_code == 204
     for tokens in (this, other):
         assert_ended(client, tokens)
 
 
-def test_a_superuser_who_is_none_any_more_can_do_nothing_more_as_one(
+def test_a_demoted_superuser_loses_all_privileges_at_once(
     client: httpx2.Client, client_of: Clients, service: Service, root: User
 ) -> None:
     second = add_user(service, "second", is_superuser=True)

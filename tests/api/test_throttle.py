@@ -102,7 +102,7 @@ def test_after_ten_wrong_passwords_not_even_the_right_one_is_looked_at(
     assert verifications == [False] * 10
 
 
-def test_what_is_told_to_be_waited_for_is_enough_and_no_more(
+def test_retry_after_is_exact(
     client: httpx2.Client, service: Service, ada: User, clock: time_machine.Traveller
 ) -> None:
     spend(service, 1, "login")
@@ -174,7 +174,7 @@ def test_one_account_has_a_hundred_tries_a_day_from_all_addresses(
     assert log_in(client_from("192.0.2.2"), ada.email).status_code == 200
 
 
-def test_strangers_do_not_lock_out_who_was_there_before(
+def test_strangers_do_not_lock_a_user_out_of_a_known_address(
     client: httpx2.Client, client_from: ClientsFrom, service: Service, ada: User
 ) -> None:
     assert log_in(client, ada.email).status_code == 200
@@ -183,7 +183,7 @@ def test_strangers_do_not_lock_out_who_was_there_before(
     assert [log_in(client, ada.email, WRONG).status_code for _ in range(11)] == [401] * 10 + [429]
 
 
-def test_of_two_limits_the_one_that_lasts_longer_is_told(
+def test_of_two_exceeded_limits_the_longer_one_is_reported(
     client: httpx2.Client, service: Service, clock: time_machine.Traveller
 ) -> None:
     spend(service, 90, "login", address="10.0.0.{}")
@@ -191,7 +191,7 @@ def test_of_two_limits_the_one_that_lasts_longer_is_told(
     assert told(log_in(client, "ada@example.com")) == limit("account", 100, DAY, DAY)
 
 
-def test_what_is_refused_counts_no_further(
+def test_a_refused_attempt_does_not_count_against_other_limits(
     client: httpx2.Client, client_from: ClientsFrom, service: Service, ada: User, bob: User
 ) -> None:
     spend(service, 60, "login", address="10.0.0.{}")
@@ -204,13 +204,13 @@ def test_what_is_refused_counts_no_further(
 
 @pytest.mark.slow
 @on_sqlite
-def test_what_a_client_says_of_its_address_is_not_believed(migrated_url: str, tmp_path: Path) -> None:
+def test_the_address_that_a_client_claims_is_not_trusted(migrated_url: str, tmp_path: Path) -> None:
     with serving(migrated_url, tmp_path / "log") as (url, _), client_at(url) as client:
         answers = [forget(client, **{"X-Forwarded-For": f"192.0.2.{number}"}) for number in range(11)]
         assert answers == [202] * 10 + [429]
 
 
-def test_of_a_forwarded_chain_only_what_the_proxy_itself_adds_counts(client: httpx2.Client) -> None:
+def test_only_the_last_address_of_a_forwarded_chain_counts(client: httpx2.Client) -> None:
     chains = [f"192.0.2.{number}, 198.51.100.1" for number in range(11)]
     assert [forget(client, **{"X-Forwarded-For": chain}) for chain in chains] == [202] * 10 + [429]
     assert forget(client, **{"X-Forwarded-For": "198.51.100.2"}) == 202
@@ -326,7 +326,7 @@ def test_throttling_can_be_turned_off(serve: Callable[..., Service]) -> None:
     assert buckets(service) == []
 
 
-def test_nobody_can_be_recognised_in_what_is_counted(client: httpx2.Client, service: Service, ada: User) -> None:
+def test_counters_contain_only_pseudonyms(client: httpx2.Client, service: Service, ada: User) -> None:
     log_in(client, ada.email, WRONG)
     (*rows,) = buckets(service)
     assert len(rows) == 3
@@ -349,7 +349,7 @@ def test_counts_that_are_over_are_removed(
     assert [bucket.count for bucket in buckets(service)] == [2, 2, 2]
 
 
-def test_a_limit_is_told_in_whole_seconds_that_are_enough(service: Service) -> None:
+def test_retry_after_is_rounded_up_to_seconds(service: Service) -> None:
     with time_machine.travel(datetime(2030, 1, 1, tzinfo=UTC), tick=False) as clock:
         spend(service, 10, "login")
         clock.shift(timedelta(seconds=0.25))

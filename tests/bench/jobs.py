@@ -1,4 +1,4 @@
-"""`python -m tests.bench.jobs`: how many jobs a second, what it costs to queue one, and when it begins."""
+"""`python -m tests.bench.jobs`: measures the throughput of jobs, the cost to queue one, and the delay of its start."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ def left(session: Session, name: str) -> int:
 
 
 async def rate(db: Database, name: str, many: int) -> str:
-    """How many jobs a second one worker does, which finds them all there."""
+    """The jobs per second of one worker with a full queue."""
     before = await db.read(left, name) - many
     worker = Worker(Context(db, settings(), None))
     started, used = time.perf_counter(), time.process_time()

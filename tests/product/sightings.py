@@ -15,7 +15,7 @@ from app.core.paging import Page, Position, Slice
 from app.users import UserPublic
 
 MOST = 1_000_000
-"""How many a user may have."""
+"""The maximum number per user."""
 
 
 class SightingBase(SQLModel):

@@ -1,4 +1,4 @@
-"""See what is done in the background, and look after what failed, as a superuser."""
+"""Monitor background jobs and retry failed ones, as a superuser."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,7 +20,7 @@ router = APIRouter()
 
 @router.get("/", response_model=list[JobPublic], responses=problems(Forbidden))
 async def list_jobs(me: Superuser, wanted: Annotated[JobPage, Query()]) -> Sequence[JobPublic]:
-    """List jobs, newest first: what is still to be done, what was done in the last day, and what failed for good."""
+    """List jobs. The newest come first: unfinished ones, those done in the last day, and dead ones."""
     return await me.page(jobs.page, wanted)
 
 
@@ -32,7 +32,7 @@ async def read_job(me: Superuser, job_id: Id) -> JobPublic:
 
 @router.post("/{job_id}/retry", responses=problems(Forbidden, NotFound, JobNotDead, PreconditionFailed))
 async def retry_job(me: Superuser, job_id: Id) -> JobPublic:
-    """Run a job again that failed."""
+    """Retry a failed job."""
     job = await me.write(jobs.retry, job_id, me.conditions.check_as(jobs.view))
     event("job_retried", me.user_id, target=job_id)
     return me.show(job)
@@ -44,6 +44,6 @@ async def retry_job(me: Superuser, job_id: Id) -> JobPublic:
     responses=problems(Forbidden, NotFound, JobRunning, PreconditionFailed),
 )
 async def delete_job(me: Superuser, job_id: Id) -> None:
-    """Delete a job that is not running; of a schedule, this one occurrence."""
+    """Delete a job. It must not be running. Of a schedule, only this occurrence is deleted."""
     await me.write(jobs.delete, job_id, me.conditions.check_as(jobs.view))
     event("job_deleted", me.user_id, target=job_id)
