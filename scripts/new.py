@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ TYPE is {types},
 or the values of an enum (in quotes, for the shell), or a table that the field refers to. `?` makes it nullable."""
 DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
 LISTING = "app/api/v1/__init__.py"
-PARTS = ("Base", "Create", "Update", "Public", "Page")
-MOST = 63
-"""The maximum length of a name in PostgreSQL, in characters."""
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 class Refused(Exception):
@@ -49,7 +47,7 @@ class Field:
     other: Any = None
     invalid: Any = None
     has_example: bool = True
-    is_sort_key: bool = False
+    is_sort_key: bool = True
     is_searched: bool = False
     name: str = ""
     nullable: bool = False
@@ -78,21 +76,31 @@ def json_source(value: Any) -> str:
     return str(value) if value is None or isinstance(value, bool) else json.dumps(value)
 
 
+def camel(name: str) -> str:
+    return "".join(map(str.capitalize, name.split("_")))
+
+
+def an(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word.replace('_', ' ')}"
+
+
 UUID = "019b76da-a800-7000-8000-0000facade0{}"
-INTEGER = Field("Integer", "ge=-2_147_483_648, le=2_147_483_647", "", 1, 2, 2**31)
+INTEGER = Field("int", "", "", 1, 2, 2**31)
 TYPES = {
-    "Line": Field("Line", "min_length=1, max_length=255", invalid="", is_sort_key=True, is_searched=True),
-    "Text": Field("Text", "min_length=1, max_length=2000", invalid="", is_searched=True),
-    "Email": Field("Email", "max_length=254", "", "ada@example.com", "bob@example.com", "ada", False, True),
+    "Line": Field("Line", "min_length=1, max_length=255", invalid="", is_searched=True),
+    "Text": Field("Text", "min_length=1, max_length=2000", invalid="", is_sort_key=False, is_searched=True),
+    "Email": Field("Email", "max_length=254", "", "ada@example.com", "bob@example.com", "ada", False),
     "int": INTEGER,
     "Integer": INTEGER,
     "Decimal": Field("Decimal", "max_digits=12, decimal_places=2", "", "9.50", "10.00", "0.001"),
-    "bool": Field("StrictBool", "", "", True, False, "maybe", False),
+    "bool": Field("StrictBool", "", "", True, False, "maybe", False, False),
     "date": Field("date", "", "", "2026-01-31", "2026-02-28", "2026-02-30"),
-    "time": Field("Clock", "", "", "09:30:00", "17:00:00", "09:30:00Z"),
+    "time": Field("time", "", "", "09:30:00", "17:00:00", "09:30:00Z"),
     "Instant": Field("Instant", "", "", "2026-01-31T09:30:00Z", "2026-02-28T17:00:00Z", "2026-01-31T09:30:00"),
-    "uuid": Field("Id", "", "", UUID.format(1), UUID.format(2), "1"),
-    "json": Field("Json", "", "sa_type=JSON(none_as_null=True)", {"colour": "red"}, {"colour": "blue"}, "red"),
+    "uuid": Field("Id", "", "", UUID.format(1), UUID.format(2), "1", True, False),
+    "json": Field(
+        "Json", "", "sa_type=JSON(none_as_null=True)", {"colour": "red"}, {"colour": "blue"}, "red", True, False
+    ),
 }
 RESERVED = {"cls", "self", "id", "created_at", "updated_at", "owner_id", "version", "search", *keyword.kwlist}
 SQL = RESERVED_WORDS | SQLiteIdentifierPreparer.reserved_words
@@ -103,7 +111,7 @@ def forms(given: str) -> tuple[str, str]:
     one, _, many = given.partition("/")
     many = many or plural(one)
     for each in (one, many):
-        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", each) or len(each) > 22:
+        if not NAME.fullmatch(each) or len(each) > 22:
             raise Refused(f"{each!r} is not a name: at most 22 of a-z, 0-9 and _, such as work_order")
         if keyword.iskeyword(each) or each in SQL - {one}:
             raise Refused(f"{each!r} is a reserved word of Python or SQL: choose another name")
@@ -126,28 +134,25 @@ def field(given: str, one: str) -> Field:
     """Parse a field: `name:type`, with `?` if it is nullable."""
     name, _, kind = given.partition(":")
     kind, nullable = kind.removesuffix("?"), kind.endswith("?")
-    words = name.replace("_", " ")
-    if found := TYPES.get(kind):
-        made = found
-        if found.valid is None:  # text
-            made = replace(found, valid=f"{words.capitalize()} of {an(one)}", other=f"Another {words}")
-    elif re.fullmatch(r"[A-Za-z0-9_-]+(\|[A-Za-z0-9_-]+)+", kind):
-        values = tuple(kind.split("|"))
-        made = Field("".join(map(str.capitalize, name.split("_"))), "", f"sa_type=String({max(map(len, values))})")
-        made = replace(made, valid=values[0], other=values[1], invalid="?", has_example=False, values=values)
+    if made := TYPES.get(kind):
+        if made.valid is None:  # text
+            words = name.replace("_", " ")
+            made = replace(made, valid=f"{words.capitalize()} of {an(one)}", other=f"Another {words}")
+    elif re.fullmatch(r"[\w-]+(\|[\w-]+)+", kind, re.ASCII):
+        values = kind.split("|")
         if len(set(values)) < len(values):
             raise Refused(f"{given}: repeats a value")
+        column = f"sa_type=String({max(map(len, values))})"
+        made = Field(camel(name), "", column, values[0], values[1], "?", False, values=tuple(values))
     elif kind and (ROOT / f"app/{kind}.py").exists():
         name, made = f"{name.removesuffix('_id')}_id", reference(given, kind, nullable)
     else:
         tables = " ".join(sorted(path.stem for path in (ROOT / "app").glob("*.py") if getter(path.stem)))
         raise Refused(f"{given}: no such type; there are {' '.join(TYPES)}, 'open|closed', and the tables {tables}")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+    if not NAME.fullmatch(name):
         raise Refused(f"{given}: {name!r} is not a name: a-z, 0-9 and _, such as starts_at")
     if name in RESERVED or name in SQL or hasattr(SQLModel, name) or name in {each.type for each in TYPES.values()}:
         raise Refused(f"{given}: {name!r} is a reserved name (of Python, SQL, SQLModel or each entity): choose another")
-    if made.type == "Instant" and name.endswith("_at") and not nullable:  # times that a cursor can use
-        made = replace(made, is_sort_key=True)
     return replace(made, name=name, nullable=nullable, is_sort_key=made.is_sort_key and not nullable)
 
 
@@ -168,11 +173,7 @@ def reference(given: str, table: str, nullable: bool) -> Field:
         raise Refused(f"{given}: {test.relative_to(ROOT)} has no stage(), which the test of the reference needs")
     column = f'foreign_key="{table}.id", ondelete="{"SET NULL" if nullable else "CASCADE"}", index=True'
     key, has_owner = arguments.args[-1].arg, len(arguments.args) > 2
-    return Field("Id", "", column, has_example=False, table=table, key=key, has_owner=has_owner)
-
-
-def an(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word.replace('_', ' ')}"
+    return Field("Id", "", column, has_example=False, is_sort_key=False, table=table, key=key, has_owner=has_owner)
 
 
 def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
@@ -185,7 +186,7 @@ def render(one: str, many: str, fields: list[Field]) -> dict[str, str]:
     values = {
         "one": one,
         "many": many,
-        "One": "".join(map(str.capitalize, one.split("_"))),
+        "One": camel(one),
         "ONE": one.upper(),
         "a_one": an(one),
         "many_words": many.replace("_", " "),
@@ -210,24 +211,19 @@ def check(one: str, many: str, fields: list[Field]) -> None:
     taken = [path for path in (*modules, *render(one, many, fields)) if (ROOT / path).exists()]
     if taken or any(f'__tablename__ = "{many}"' in path.read_text() for path in (ROOT / "app").rglob("*.py")):
         raise Refused(f"{one!r} is taken: there is {taken[0] if taken else f'a table {many}'}")
-    words = set().union(*map(identifiers, render("sample", "samples", fields).values()))
-    class_name = "".join(map(str.capitalize, one.split("_")))
-    if used := words & {one, many, one.upper(), class_name, *(f"{class_name}{part}" for part in PARTS)}:
-        raise Refused(f"{one!r} conflicts with the name {used.pop()!r} in its module: choose another name")
+    trees = [ast.walk(ast.parse(source)) for source in render("sample", "samples", fields).values()]
+    kinds = ("id", "arg", "name", "asname")
+    words = {getattr(node, kind, None) for tree in trees for node in tree for kind in kinds}
+    parts = [camel(one) + part for part in ("", "Base", "Create", "Update", "Public", "Page")]
+    if used := [word for word in (one, many, one.upper(), *parts) if word in words]:
+        raise Refused(f"{one!r} conflicts with the name {used[0]!r} in its module: choose another name")
     for each in fields:
         longest = f"fk_{many}_{each.name}_{each.table}" if each.table else f"ix_{many}_owner_id_{each.name}_id"
-        if len(longest) > MOST:
+        if len(longest) > 63:  # characters: PostgreSQL would truncate the name
             raise Refused(f"{many}.{each.name}: the names of its constraints are too long, such as {longest}")
     git = shutil.which("git")
     if git and subprocess.run([git, "status", "--porcelain"], cwd=ROOT, capture_output=True, check=False).stdout:
         raise Refused("the working tree has changes: commit or stash them first, so that you see what is written")
-
-
-def identifiers(source: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        for attribute in ("id", "arg", "name", "asname"):
-            if name := getattr(node, attribute, None):
-                yield name
 
 
 def write(one: str, many: str, fields: list[Field]) -> list[str]:
@@ -247,9 +243,8 @@ def write(one: str, many: str, fields: list[Field]) -> list[str]:
             command = [sys.executable, *arguments]
             done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise Refused(
-                    f"nothing was written, because this failed: {' '.join(arguments)}\n{done.stdout}{done.stderr}"
-                )
+                failed = f"nothing was written, because this failed: {' '.join(arguments)}"
+                raise Refused(f"{failed}\n{done.stdout}{done.stderr}")
             return done.stdout
 
         for arguments in (["format"], ["check", "--fix"], ["format"]):
@@ -267,28 +262,25 @@ def write(one: str, many: str, fields: list[Field]) -> list[str]:
 
 
 def enlist(listing: Path, many: str) -> None:
-    source = listing.read_text()
-    head, found, tail = source.partition("\nDOMAINS = (")
-    domains, end, rest = tail.partition(")")
-    if not found or not end:
+    """Add a domain to the list. Ruff then sorts the import."""
+    pattern, added = r"^DOMAINS = \((.*?),?\s*\)", rf"from app.api.v1 import {many}\n\nDOMAINS = (\1, {many})"
+    source, found = re.subn(pattern, added, listing.read_text(), flags=re.MULTILINE | re.DOTALL)
+    if not found:
         raise Refused(f"{LISTING} has no line DOMAINS = (...)")
-    domains = domains.rstrip(" ,\n")
-    listing.write_text(f"{head}\nfrom app.api.v1 import {many}\n{found}{domains}, {many}{end}{rest}")
+    listing.write_text(source)
 
 
 def move(paths: list[str], source: Path, target: Path) -> None:
     """Copy these files: all or none."""
-    before = {path: (target / path).read_bytes() if (target / path).exists() else None for path in paths}
-    try:
-        for path in paths:
-            shutil.copyfile(source / path, target / path)
-    except BaseException:
-        for path, content in before.items():
-            if content is None:
-                (target / path).unlink(missing_ok=True)
+    with ExitStack() as undo:
+        for path in map(Path, paths):
+            at = target / path
+            if at.exists():
+                undo.callback(at.write_bytes, at.read_bytes())
             else:
-                (target / path).write_bytes(content)
-        raise
+                undo.callback(at.unlink, missing_ok=True)
+            shutil.copyfile(source / path, at)
+        undo.pop_all()
 
 
 def plan(arguments: list[str]) -> tuple[str, str, list[Field]]:

@@ -15,7 +15,7 @@ from tests.test_migrations import tree as tree
 pytestmark = pytest.mark.slow
 
 MODEL = '''
-"""Things: what has a column of every type."""
+"""Specimens: what has a column of every type."""
 
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -29,8 +29,8 @@ from app.core import search
 from app.core.db import Record
 
 
-class Thing(Record, table=True):
-    __tablename__ = "things"
+class Specimen(Record, table=True):
+    __tablename__ = "specimens"
     __table_args__ = (
 {constraints}
     )
@@ -59,7 +59,7 @@ COLUMNS = """
     opens: time
     starts_at: datetime
     ends_at: datetime | None = None
-    parent_id: UUID | None = Field(default=None, foreign_key="things.id", ondelete="SET NULL", index=True)
+    parent_id: UUID | None = Field(default=None, foreign_key="specimens.id", ondelete="SET NULL", index=True)
     data: dict[str, Any] = Field(sa_type=JSON)
     content: bytes = b""
     search: str = search.searchable("name")
@@ -78,8 +78,8 @@ def test_a_generated_migration_passes_the_checks_and_runs_on_the_other_database(
     if not postgresql_url:
         skip(NO_POSTGRESQL)
     other = make_database({"sqlite": "postgresql", "postgresql": "sqlite"}[backend])
-    module, listing = tree.folder / "app/things.py", tree.folder / "app/api/v1/__init__.py"
-    listing.write_text(f"{listing.read_text()}\nimport app.things\n")
+    module, listing = tree.folder / "app/specimens.py", tree.folder / "app/api/v1/__init__.py"
+    listing.write_text(f"{listing.read_text()}\nimport app.specimens\n")
     states: dict[str, list[Any]] = {empty_url: [], other: []}
     for url, found in states.items():
         tree.upgrade(url)

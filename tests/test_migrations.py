@@ -271,7 +271,7 @@ def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(migrated_url
     seeded, made = seed(migrated_url), elsewhere(migrated_url, schema)
     tree.add("op.execute('UPDATE users SET version = 7')", revision="good")
     half = (
-        "op.create_table('things', sa.Column('id', sa.Integer(), primary_key=True))",
+        "op.create_table('half_done', sa.Column('id', sa.Integer(), primary_key=True))",
         "op.execute('DELETE FROM emails')",
     )
     tree.add(*half, "raise LookupError", revision="bad", after="good")

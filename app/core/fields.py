@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 import uuid
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -152,29 +152,26 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator
 """A time with an offset (RFC 3339), converted to UTC."""
 
 
-def _without_offset(value: time) -> time:
-    if value.tzinfo:
-        raise PydanticCustomError("time_offset", "Input should be a time without an offset")
-    return value
-
-
-Clock = Annotated[time, AfterValidator(_without_offset)]
-"""A local time of day, without an offset."""
+def _levels(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_levels, children), default=0)
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
+        fits = len(text) <= 10_000 and _levels(value) <= 32 and "\\u0000" not in text
     except (ValueError, RecursionError):
-        text = ""
-    if not 0 < len(text) <= 10_000 or "\\u0000" in text:
-        raise PydanticCustomError("json_object", "Input should be a JSON object of at most 10000 characters")
+        fits = False
+    if not fits:
+        msg = "Input should be a JSON object of at most 10000 characters and 32 levels, without NUL"
+        raise PydanticCustomError("json_object", msg)
     return value
 
 
 Json = Annotated[dict[str, Any], AfterValidator(_json)]
-"""A JSON object of at most 10,000 characters that both databases store: no NUL, no lone surrogates, no NaN."""
+"""A JSON object that both databases can store and pydantic can serialise. Its column is `Field(sa_type=JSON)`."""
 
 
 def _decimal(value: Any) -> Any:

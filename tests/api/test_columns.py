@@ -116,6 +116,7 @@ def test_what_is_written_is_answered_and_read_alike(
         ("equipment", {"a": "x" * 10_000}),
         ("equipment", {"a": float("inf")}),
         ("equipment", {"a": float("nan")}),
+        ("equipment", json.loads('{"a":' * 300 + "1" + "}" * 300)),
     ],
     ids=lambda value: str(value)[:30],
 )
