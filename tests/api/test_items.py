@@ -267,8 +267,7 @@ def test_a_user_with_items_has_a_tag_of_both(client_of: Clients, service: Servic
     assert client.delete(url, headers={"If-Match": changed.headers["ETag"]}).status_code == 204
 
 
-FILES = ("app/items.py", "app/api/v1/items.py", "tests/api/test_items.py", "tests/test_bench.py")
-"""Items, and with tests/bench the benchmark, which compares them with the items of other frameworks."""
+FILES = ("app/items.py", "app/api/v1/items.py", "tests/api/test_items.py")
 QUICK = (sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
 
 
@@ -281,7 +280,6 @@ def test_items_can_be_deleted_and_all_else_works(empty_url: str, tmp_path: Path)
     env = environment(empty_url)
     for file in FILES:
         (copy / file).unlink()
-    shutil.rmtree(copy / "tests/bench")
     domains = copy / "app/api/v1/__init__.py"
     domains.write_text(re.sub(r"\bitems, |, items\b", "", domains.read_text()))
     for arguments in ("upgrade head", "revision --autogenerate -m drop_items", "upgrade head", "check"):

@@ -18,11 +18,12 @@ from urllib.parse import urlencode
 import httpx2
 from sqlmodel import Session, insert
 
-from app.items import Item
+from tests import product
 from tests.bench import machine
 from tests.bench.load import send
 from tests.bench.report import ASYNCPG, BARE, GUIDE, POCKETBASE, SQLITE3, TEMPLATE, TWO, Job
 from tests.postgres import free_port
+from tests.product.sightings import Sighting
 from tests.service import ROOT, Process, elsewhere, environment, run
 
 PASSWORD = "correct horse battery"
@@ -111,13 +112,19 @@ class Api:
 
 
 class Onefold(Api):
-    """The service, and also a long list."""
+    """The service with tests/product, whose sightings are what items are to the other sides; and also a long list."""
+
+    items = "/api/v1/sightings/"
 
     def __init__(self, port: int, database_url: str) -> None:
         super().__init__(port)
         self._url = database_url
 
+    def new(self, number: int, token: str) -> Any:  # noqa: ARG002
+        return {"title": f"Item {number}", "remarks": "x" * 100}
+
     def fill(self, rows: int, deep: int) -> Requests:
+        elsewhere(self._url, product.create_tables)
         requests = super().fill(rows, deep)
         if not deep:
             return requests
@@ -125,9 +132,8 @@ class Onefold(Api):
         eve = self.log_in("eve@example.com")
         owner_id = uuid.UUID(self.ask("GET", self.me, eve)["id"])
         for start in range(0, deep, 1000):  # the server ends long transactions
-            new = [
-                Item(title=f"Item {n}", owner_id=owner_id).model_dump() for n in range(start, min(deep, start + 1000))
-            ]
+            numbers = range(start, min(deep, start + 1000))
+            new = [Sighting(title=f"Item {number}", owner_id=owner_id).model_dump() for number in numbers]
             elsewhere(self._url, _add, new)
         if self._url.startswith("postgresql"):  # autovacuum would do this a minute later
             elsewhere(self._url, lambda session: session.connection().exec_driver_sql("ANALYZE"))
@@ -139,7 +145,7 @@ class Onefold(Api):
 
 
 def _add(session: Session, new: list[dict[str, Any]]) -> None:
-    session.execute(insert(Item), new)
+    session.execute(insert(Sighting), new)
 
 
 class PocketBase(Api):
@@ -273,7 +279,8 @@ def sides(folder: Path, make_database: Callable[[str], str] | None) -> Iterator[
         values = {"ENVIRONMENT": "production", "SIGNUP_OPEN": "true", "DATABASE_POOL_SIZE": "15"}
         long = {"ACCESS_TOKEN_EXPIRE_MINUTES": "120", "MAX_ROWS_PER_USER": "1000000"}
         env = environment(url, **values, **long, FORWARDED_ALLOW_IPS="127.0.0.1")
-        serve = uvicorn("app.main:app", "--http", "app.api.server:Protocol", "--no-proxy-headers", "--no-server-header")
+        options = ("--http", "app.api.server:Protocol", "--no-proxy-headers", "--no-server-header")
+        serve = uvicorn("tests.product.main:app", *options)
         prestart = (sys.executable, "-m", "app.prestart")
         yield Side(f"Onefold, {database}", serve, env, prestart, partial(Onefold, database_url=url), database)
         yield Side(f"Onefold, {database}{TWO}", (*serve, "--workers", "2"), env, data=database, only=BUSIEST)

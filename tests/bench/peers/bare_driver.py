@@ -17,11 +17,11 @@ from uuid_utils.compat import uuid7
 _CALLER = (
     "SELECT u.id, u.is_active FROM users u JOIN login_sessions s ON s.user_id = u.id AND s.id = $1 WHERE u.id = $2"
 )
-_ITEM = "SELECT id, created_at, updated_at, title, description, owner_id FROM items"
+_ITEM = "SELECT id, created_at, updated_at, title, remarks, owner_id FROM sightings"
 _ONE = f"{_ITEM} WHERE id = $1"
 _PAGE = f"{_ITEM} WHERE owner_id = $1 ORDER BY created_at, id LIMIT $2"
 _INSERT = (
-    "INSERT INTO items (id, created_at, updated_at, title, description, owner_id, version)"
+    "INSERT INTO sightings (id, created_at, updated_at, title, remarks, owner_id, version)"
     " VALUES ($1, $2, $2, $3, $4, $5, 1)"
 )
 
@@ -97,7 +97,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    method, item_id = scope["method"], scope["path"].removeprefix("/api/v1/items/")
+    method, item_id = scope["method"], scope["path"].removeprefix("/api/v1/sightings/")
     body, more = b"", method == "POST"
     while more:
         message = await receive()
@@ -112,7 +112,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         if method == "POST":
             moment = datetime.now(UTC)
             item = {"id": uuid7(), "created_at": moment, "updated_at": moment, **json.loads(body), "owner_id": owner_id}
-            await fetch(_INSERT, item["id"], moment, item["title"], item["description"], owner_id)
+            await fetch(_INSERT, item["id"], moment, item["title"], item["remarks"], owner_id)
             return 201, item
         if not item_id:
             limit = int(parse_qs(scope["query_string"])[b"limit"][0])

@@ -13,6 +13,6 @@ _ITEM = {
 }
 
 
-@app.get("/api/v1/items/{item_id}")
+@app.get("/api/v1/sightings/{item_id}")
 async def read_item(item_id: str) -> dict[str, str]:
     return _ITEM | {"id": item_id}
