@@ -1,10 +1,6 @@
 """Items: for their owners, other users and superusers."""
 
-import re
-import shutil
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,8 +15,8 @@ from app.core import migrations
 from app.items import Item, ItemCreate, ItemPage, ItemPublic
 from app.users import User, UserPublic
 from tests.api.test_statements import assert_sends
-from tests.conftest import add, add_user, client_at, on_sqlite, statements
-from tests.service import DOCUMENT, ROOT, Service, elsewhere, environment, run
+from tests.conftest import add, add_user, client_at, statements
+from tests.service import Service, elsewhere
 from tests.test_migrations import configured
 
 Clients = Callable[[User], httpx2.Client]
@@ -265,29 +261,3 @@ def test_a_user_with_items_has_a_tag_of_both(client_of: Clients, service: Servic
     assert changed.headers["ETag"] == client.get(url).headers["ETag"]
     assert client.delete(url, headers={"If-Match": after.headers["ETag"]}).status_code == 412
     assert client.delete(url, headers={"If-Match": changed.headers["ETag"]}).status_code == 204
-
-
-FILES = ("app/items.py", "app/api/v1/items.py", "tests/api/test_items.py")
-QUICK = (sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@on_sqlite
-def test_items_can_be_deleted_and_all_else_works(empty_url: str, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".env"))
-    env = environment(empty_url)
-    for file in FILES:
-        (copy / file).unlink()
-    domains = copy / "app/api/v1/__init__.py"
-    domains.write_text(re.sub(r"\bitems, |, items\b", "", domains.read_text()))
-    for arguments in ("upgrade head", "revision --autogenerate -m drop_items", "upgrade head", "check"):
-        run(sys.executable, "-m", "alembic", *arguments.split(), cwd=copy, env=env)
-    (migration,) = (copy / "alembic/versions").glob("*_drop_items.py")
-    assert "drop_table('items')" in migration.read_text().replace('"', "'")
-    (copy / "app/openapi.json").write_text(run(sys.executable, "-c", DOCUMENT, cwd=copy, env=env))
-
-    run(sys.executable, "-m", "ruff", "check", ".", cwd=copy, env=env)
-    out = run(*QUICK, cwd=copy, env=env, seconds=500)
-    assert " passed" in out
