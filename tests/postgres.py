@@ -66,6 +66,7 @@ class Postgres:
             "fsync": "off",
             "full_page_writes": "off",
             "synchronous_commit": "off",
+            "autovacuum": "off",  # which would look into each of the many databases all the time
             "max_connections": 200,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
