@@ -33,7 +33,9 @@ def copy(tmp_path: Path) -> Path:
         skip("no git: install it")
     copy = tmp_path / "copy"
     shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "data", ".env", "*cache*", "node_modules")
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv", "data", ".env", ".pytest_cache", "__pycache__", "node_modules"),
     )
     run("git", "init", "--quiet", cwd=copy)
     commit(copy)
