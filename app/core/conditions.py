@@ -5,9 +5,11 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from sqlalchemy import Table
 from sqlmodel import Session
 
 from app.core.db import Record
@@ -39,13 +41,11 @@ def etag(resource: BaseModel) -> str:
     For a row, it is its version and the versions of the rows in its relationships, which must be loaded. For a model
     without a version, it is a digest of its content.
     """
-    version = getattr(resource, "version", None)
-    if version is None:
+    if getattr(resource, "version", None) is None:
         shown = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
-        version = hashlib.sha256(shown.encode()).hexdigest()[:32]
-    elif names := resource.__sqlmodel_relationships__:  # type: ignore[attr-defined]  # only an SQLModel has a version
-        version = _with_children(resource, [(name, getattr(resource, name)) for name in names])
-    return f'"{version}"'
+        return f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
+    names = resource.__sqlmodel_relationships__  # type: ignore[attr-defined]  # only an SQLModel has a version
+    return f'"{_with_children(resource, [(name, getattr(resource, name)) for name in names])}"'
 
 
 def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
@@ -55,7 +55,19 @@ def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
             loaded = [each for each in vars(child).items() if each[0] in child.__sqlmodel_relationships__]
             tags.append(f"{name} {child.id} {_with_children(child, loaded)}")
     version = getattr(row, "version", None) or row.updated_at.isoformat()
+    model: type = type(row)
+    for name in _set_null(model):
+        if getattr(row, name) is None:
+            version = f"{version}-{name}"
     return f"{version}-{hashlib.sha256(repr(sorted(tags)).encode()).hexdigest()[:32]}" if tags else str(version)
+
+
+@cache
+def _set_null(model: type) -> list[str]:
+    """The references that become null when their row is deleted: the database does this without a new version."""
+    table: Table | None = getattr(model, "__table__", None)
+    keys = () if table is None else table.foreign_keys
+    return [key.parent.name for key in keys if key.ondelete == "SET NULL"]
 
 
 @dataclass(frozen=True)

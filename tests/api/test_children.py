@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
-from sqlmodel import Session, select
+from sqlalchemy import Column, ForeignKey, MetaData, Table
+from sqlmodel import Session, SQLModel, select
 
 from app.core import conditions
 from app.core.db import build
@@ -181,6 +182,17 @@ def test_a_tag_does_not_depend_on_the_order_of_attributes_or_children(service: S
     one, other = build(HazardPublic, fields), build(HazardPublic, reversed(fields))
     assert one.model_dump_json() != other.model_dump_json()
     assert conditions.etag(one) == conditions.etag(other)
+
+
+def test_a_tag_changes_when_the_database_sets_a_reference_to_null() -> None:
+    class Berth(SQLModel):
+        harbour_id: UUID | None
+        version: int = 1
+
+    harbour_id: Column[UUID] = Column("harbour_id", ForeignKey("harbours.id", ondelete="SET NULL"))
+    Berth.__table__ = Table("berths", MetaData(), harbour_id)
+    assert conditions.etag(Berth(harbour_id=uuid4())) == '"1"'
+    assert conditions.etag(Berth(harbour_id=None)) == '"1-harbour_id"'
 
 
 def test_a_list_shows_rows_without_their_children(client: httpx2.Client, url: str) -> None:
