@@ -66,7 +66,13 @@ def compose(
 
 
 def send(url: str, message: mail.Message | None = None) -> None:
-    asyncio.run(mail.transport(url).send(message or compose()))
+    async def run() -> None:
+        try:
+            await mail.transport(url).send(message or compose())
+        finally:
+            await asyncio.sleep(0.01)  # the event loop closes TLS connections in its next turns
+
+    asyncio.run(run())
 
 
 @pytest.fixture
