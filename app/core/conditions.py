@@ -38,14 +38,16 @@ class NotModified(Exception):
 def etag(resource: BaseModel) -> str:
     """The strong entity tag of a resource.
 
-    For a row, it is its version and the versions of the rows in its relationships, which must be loaded. For a model
-    without a version, it is a digest of its content.
+    For a row, it is its version, or a digest of it, its null references and the rows in its relationships, which
+    must be loaded. For a model without a version, it is a digest of its content.
     """
-    if getattr(resource, "version", None) is None:
-        shown = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
-        return f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
-    names = resource.__sqlmodel_relationships__  # type: ignore[attr-defined]  # only an SQLModel has a version
-    return f'"{_with_children(resource, [(name, getattr(resource, name)) for name in names])}"'
+    version = getattr(resource, "version", None)
+    if version is None:
+        state = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
+    else:
+        names = resource.__sqlmodel_relationships__  # type: ignore[attr-defined]  # only an SQLModel has a version
+        state = _with_children(resource, [(name, getattr(resource, name)) for name in names])
+    return f'"{state if state == str(version) else hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
 
 def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
@@ -59,7 +61,7 @@ def _with_children(row: Any, relationships: list[tuple[str, Any]]) -> str:
     for name in _set_null(model):
         if getattr(row, name) is None:
             version = f"{version}-{name}"
-    return f"{version}-{hashlib.sha256(repr(sorted(tags)).encode()).hexdigest()[:32]}" if tags else str(version)
+    return f"{version}-{sorted(tags)}" if tags else str(version)
 
 
 @cache
