@@ -355,5 +355,5 @@ def end_sessions(session: Session, user_id: uuid.UUID, *, keep: uuid.UUID | None
 
 @jobs.every(hours=1)
 async def sweep_sessions(context: jobs.Context) -> None:
-    idle = timedelta(days=context.settings.session_idle_days)  # as all are in the end; and this one has an index
+    idle = timedelta(days=context.settings.session_idle_days)  # an ended session becomes idle too
     await context.db.sweep(LoginSession, col(LoginSession.last_used_at) <= now() - idle)

@@ -28,6 +28,7 @@ NAME is the singular, such as booking or work_order. If the plural is irregular,
 TYPE is {types},
 or the values of an enum (in quotes, for the shell), or a table that the field refers to. `?` makes it nullable."""
 DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
+"""A program that prints the content of app/openapi.json."""
 LISTING = "app/api/v1/__init__.py"
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 

@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 KEY = os.environ.setdefault("SECRET_KEY", secrets.token_hex(32))
-DOCUMENT = "import json; from app.main import app; print(json.dumps(app.openapi(), indent=2))"
-"""A program that prints what app/openapi.json has to be."""
 UVICORN = ("-m", "uvicorn", "app.main:app")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Shared by all clients as `verify`: to create one for each client would be slow."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts import new
+from scripts.new import DOCUMENT
 from tests.conftest import skip
-from tests.service import DOCUMENT, ROOT, environment, run
+from tests.service import ROOT, environment, run
 
 GUIDE = (ROOT / "docs/entity.md").read_text()
 EVERYTHING = (

@@ -19,9 +19,10 @@ from app.core.errors import Invalid
 from app.core.fields import Input, Integer, Line, Text
 from app.main import create_app
 from app.users import User
+from scripts.new import DOCUMENT
 from tests.api.test_access import ROWS, api_routes, models_in
 from tests.conftest import PASSWORD
-from tests.service import DOCUMENT, ROOT, settings
+from tests.service import ROOT, settings
 
 Json = dict[str, Any]
 

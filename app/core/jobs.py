@@ -79,7 +79,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Definition:
-    """A job, with the options that its decorator takes: these have a default; and `name`."""
+    """A job. Its name and the fields with a default are the options of its decorator."""
 
     name: str
     """The name in the table. Keep it when the function is renamed or moved."""
@@ -133,7 +133,7 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, **options: A
 
 
 def cron(expression: str, timezone: str = "UTC", **options: Any) -> Callable[[F], F]:
-    """Make a function a job that is run at the times of a cron expression (five fields), as Debian's cron does it.
+    """Turn a function into a job that runs at the times of a cron expression (five fields), like Debian's cron.
 
     A time that daylight saving skips is run right afterwards. A time that occurs twice runs once; with `*`, twice.
     """
